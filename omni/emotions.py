@@ -1,0 +1,240 @@
+"""Label spaces, the synonyms that lead into them, and the projection of probabilities between them.
+
+A label space is an ordered tuple of words. The seven of `ekman7` are spelled as DFEW and MAFW spell them
+(adjectives where the field uses adjectives), and every file of the project uses these spellings:
+
+    name       labels                                                              source
+    ekman7     angry disgust fear happy sad surprise neutral                       Ekman's six and neutral
+    dfew7      the same words in DFEW's order                                      Jiang et al. 2020
+    mafw11     angry disgust fear happy neutral sad surprise
+               contemptuous anxious helpless disappointed                          Liu et al. 2022
+    ravdess8   neutral calm happy sad angry fear disgust surprise                  Livingstone and Russo 2018
+    mer6       angry happy neutral sad surprise worried                            MER2023 (also `mer2023`)
+
+A user's own space is a comma-separated list ("angry,happy") or a text file with one word per line.
+
+Synonyms form a many-to-one table into heads ("furious" → "angry"); a word belongs to a space if its head
+does. Words that are emotions of their own (contempt, anxiety) are never folded into a basic one by
+`canonical`: only `project` does so, and says how.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import LabelError
+
+EKMAN7 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+LABEL_LENGTH = 40  # characters; a longer "label" is a sentence that went into the wrong place
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The words that an answer can take, in the order of the dataset.
+
+    >>> space = label_space("ekman7")
+    >>> space.labels[:2], len(space), "happy" in space
+    (('angry', 'disgust'), 7, True)
+    """
+
+    name: str
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __contains__(self, label: object) -> bool:
+        return label in self.labels
+
+
+SPACES: dict[str, LabelSpace] = {
+    space.name: space
+    for space in (
+        LabelSpace("ekman7", EKMAN7),
+        LabelSpace("dfew7", ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")),
+        LabelSpace(
+            "mafw11",
+            (
+                *("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"),
+                *("contemptuous", "anxious", "helpless", "disappointed"),
+            ),
+        ),
+        LabelSpace("ravdess8", ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")),
+        LabelSpace("mer6", ("angry", "happy", "neutral", "sad", "surprise", "worried")),
+    )
+}
+ALIASES = {"mer2023": "mer6", "dfew": "dfew7", "mafw": "mafw11", "ravdess": "ravdess8", "ekman": "ekman7"}
+
+# Head → words that mean it. Each word stands once (a test keeps it): with two heads, the order would decide.
+SYNONYMS: dict[str, str] = {
+    "angry": "anger angered angrily mad furious fury rage raging irritated annoyed irate enraged outraged",
+    "disgust": "disgusted disgusting disgustedly revulsion revolted repulsed repulsion aversion loathing",
+    "fear": "fearful feared afraid scared frightened fright terrified terror horrified panic panicked",
+    "happy": "happiness happily joy joyful joyous glad cheerful delighted amused amusement pleased elated",
+    "sad": "sadness sadly unhappy sorrow sorrowful grief grieving gloomy depressed miserable tearful",
+    "surprise": "surprised surprising astonished astonishment amazed amazement startled shocked",
+    "neutral": "neutrality impassive unemotional expressionless indifferent",
+    "calm": "calmness calmly relaxed serene peaceful tranquil",
+    "contemptuous": "contempt scorn scornful disdain disdainful",
+    "anxious": "anxiety anxiously nervous nervousness uneasy tense",
+    "worried": "worry worrying worriedly concerned",
+    "helpless": "helplessness helplessly powerless desperate despair",
+    "disappointed": "disappointment disappointedly disappointing let-down",
+}
+HEADS: dict[str, str] = {word: head for head, words in SYNONYMS.items() for word in (head, *words.split())}
+
+# Where the mass of a label goes if the other space lacks it, step by step. The choice is ours (nearest by
+# valence and arousal); a label without a route is dropped and the rest scaled.
+NEAREST: dict[str, str] = {
+    "contemptuous": "disgust",
+    "anxious": "worried",
+    "worried": "fear",
+    "helpless": "sad",
+    "disappointed": "sad",
+    "calm": "neutral",
+}
+
+
+def label_space(spec: str | Sequence[str] | Path | LabelSpace) -> LabelSpace:
+    """The label space that a user means by a name, a list or a file.
+
+    Args:
+        spec: a name of `SPACES`, words separated by commas, a text file with one word per line
+            (lines that start with # are comments), a sequence of words, or a space.
+
+    Raises:
+        LabelError: an unknown name (the message lists the known ones), fewer than two labels, a word twice.
+
+    >>> label_space("angry, happy").labels
+    ('angry', 'happy')
+    >>> label_space("mer2023").name
+    'mer6'
+    >>> label_space("ekman9")
+    Traceback (most recent call last):
+    omni.errors.LabelError: Unknown label space 'ekman9'. Use one of ekman7, ...
+    """
+    if isinstance(spec, LabelSpace):
+        return spec
+    if isinstance(spec, Path):
+        return _from_file(spec)
+    if not isinstance(spec, str):
+        return _space("custom", spec)
+    key = spec.strip().lower()
+    key = ALIASES.get(key, key)
+    if key in SPACES:
+        return SPACES[key]
+    if "," in spec:
+        return _space("custom", spec.split(","))
+    if os.path.isfile(spec):  # not Path.is_file, which raises on an overlong name
+        return _from_file(Path(spec))
+    raise LabelError(
+        f"Unknown label space '{spec}'. Use one of {', '.join(SPACES)}, words separated by commas "
+        "(angry,happy), or a text file with one word per line.",
+        code="unknown_label_space",
+    )
+
+
+def _from_file(path: Path) -> LabelSpace:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise LabelError(
+            f"Cannot read the label file {path}. Give a text file with one word per line.",
+            code="bad_label_file",
+        ) from err
+    return _space(path.stem, [line for line in lines if line.strip() and not line.lstrip().startswith("#")])
+
+
+def _space(name: str, words: Sequence[str]) -> LabelSpace:
+    labels = tuple(" ".join(word.split()).lower() for word in words)
+    for label in labels:
+        if not label or len(label) > LABEL_LENGTH or re.search(r"[<>\x00-\x1f]", label):
+            raise LabelError(
+                f"'{label[:LABEL_LENGTH]}' cannot be a label. Use words of 1 to {LABEL_LENGTH} characters "
+                "without < and >.",
+                code="bad_label",
+            )
+    if len(labels) < 2:
+        raise LabelError(
+            f"A label space needs at least two labels, got {len(labels)}.", code="bad_label_space"
+        )
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise LabelError(f"'{twice[0]}' stands twice in the label space. Remove one.", code="bad_label_space")
+    return LabelSpace(name, labels)
+
+
+def canonical(word: str, space: LabelSpace) -> str | None:
+    """The label of the space that a word means, or None.
+
+    Case, white space and punctuation around the word do not matter. The space's own spelling comes first, so
+    a custom space may hold "joy" and "happy" as two labels.
+
+    >>> canonical("Anger.", label_space("ekman7"))
+    'angry'
+    >>> canonical("joy", label_space("joy,anger")), canonical("happy", label_space("joy,anger"))
+    ('joy', 'joy')
+    >>> canonical("contempt", label_space("ekman7")) is None
+    True
+    """
+    key = " ".join(word.lower().split()).strip(" .,;:!?\"'*_`()[]")
+    if key in space:
+        return key
+    head = HEADS.get(key)
+    if head is None:
+        return None
+    return next((label for label in space.labels if HEADS.get(label) == head), None)
+
+
+def project(probabilities: Mapping[str, float], source: LabelSpace, target: LabelSpace) -> dict[str, float]:
+    """Carry probabilities from one label space to another.
+
+    Each label gives its mass to the same label (or synonym) of the target, else along `NEAREST` (contemptuous
+    → disgust, worried → fear …); mass without a place is dropped and the rest is scaled to one. Labels of the
+    target that nothing leads to get 0.
+
+    Args:
+        probabilities: label of the source → probability; labels left out count as 0.
+
+    Returns:
+        Label of the target → probability, in the target's order, summing to 1.
+
+    Raises:
+        LabelError: a label that is not in the source, or no mass with a place in the target.
+
+    >>> mafw, ekman = label_space("mafw11"), label_space("ekman7")
+    >>> p = project({"sad": 0.5, "helpless": 0.25, "happy": 0.25}, mafw, ekman)
+    >>> p["sad"], p["happy"], p["fear"]
+    (0.75, 0.25, 0.0)
+    """
+    carried = dict.fromkeys(target.labels, 0.0)
+    for label, mass in probabilities.items():
+        if label not in source:
+            raise LabelError(
+                f"'{label}' is not in {source.name}. Use {', '.join(source.labels)}.", code="unknown_label"
+            )
+        place = _place(label, target)
+        if place is not None:
+            carried[place] += mass
+    total = sum(carried.values())
+    if total <= 0:
+        raise LabelError(
+            f"Nothing of {source.name} has a place in {target.name}. Choose spaces with common labels.",
+            code="no_common_label",
+        )
+    return {label: mass / total for label, mass in carried.items()}
+
+
+def _place(label: str, target: LabelSpace) -> str | None:
+    """The target's label for a source label: itself or a synonym, else along NEAREST."""
+    seen: str | None = label
+    while seen is not None:
+        place = canonical(seen, target)
+        if place is not None:
+            return place
+        seen = NEAREST.get(HEADS.get(seen, seen))
+    return None

@@ -1,0 +1,140 @@
+"""The frozen towers: what turns frames and sound into streams of features with times.
+
+Letters: `B` clips, `T` frames, `N` tokens of a frame, `Dv` and `Da` tower widths, `M` mel bins, `L` mel frames (10 ms).
+
+A clip is encoded alone, at its own length: HF's Whisper encoder insists on 30 s, so that a two-second clip would
+spend 93 % of its tokens on silence; we run the same layers over the frames there are, with the first positions of the
+same position table (cosine to the padded run 0.97, a tenth of the time). Sound longer than 30 s goes through in
+windows of 30 s. Encoding row by row also makes a batch give exactly what each clip gives alone.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, WhisperConfig, WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from .faces import FaceTower, FaceTowerConfig
+
+MEL_HZ = 100  # log-mel frames per second
+WINDOW = 3000  # mel frames that a Whisper encoder sees at once, 30 s
+WORDS_PER_SECOND = 8  # text tokens; fast speech has about 5, so that a stuck decoder ends soon
+
+
+class Streams(NamedTuple):
+    """Features {name: (B, T, D)} and their times {name: (B, T)} in seconds, NaN where there is nothing."""
+
+    features: dict[str, Tensor]
+    times: dict[str, Tensor]
+
+
+def vision_tower(config: PreTrainedConfig) -> nn.Module:
+    """A vision tower for any configuration `AutoModel` knows."""
+    return FaceTower(config) if config.model_type == FaceTowerConfig.model_type else AutoModel.from_config(config)
+
+
+def audio_tower(config: WhisperConfig, transcribe: bool) -> nn.Module:
+    """A Whisper: the encoder alone, or with the decoder that writes transcripts."""
+    return WhisperForConditionalGeneration(config) if transcribe else WhisperEncoder(config)
+
+
+@torch.no_grad()
+def see(tower: nn.Module, pixel_values_videos: Tensor, video_times: Tensor) -> Streams:
+    """Frames to streams.
+
+    Args:
+        pixel_values_videos: (B, T, 3, H, W), as the tower's preprocessing made them.
+        video_times: (B, T) in seconds, NaN for a frame that is not there.
+
+    Returns:
+        `video`, and for a face tower also `expression`, the log-probabilities of its seven classes. A frame without a
+        face has no features: its time is NaN.
+    """
+    if isinstance(tower, FaceTower):
+        seen = tower(pixel_values_videos)
+        times = video_times.masked_fill(~seen.found, torch.nan)
+        return Streams({"expression": seen.expression, "video": seen.detail}, {"expression": times, "video": times})
+    patches = tower(pixel_values_videos.flatten(0, 1)).last_hidden_state  # (B·T, N, Dv)
+    batch, tokens = len(pixel_values_videos), patches.shape[1]
+    return Streams(
+        {"video": patches.reshape(batch, -1, patches.shape[-1])},  # (B, T·N, Dv)
+        {"video": video_times.repeat_interleave(tokens, 1)},
+    )
+
+
+@torch.no_grad()
+def hear(tower: nn.Module, input_features: Tensor, seconds: Tensor, pool: int) -> Streams:
+    """Log-mel frames to the stream `audio`.
+
+    Args:
+        input_features: (B, M, L), right-padded.
+        seconds: (B,) length of the sound of each clip; 0 for a clip without sound.
+        pool: encoder steps (20 ms) averaged into one feature.
+    """
+    rows = [encode_sound(tower, mel, seconds=float(s)) for mel, s in zip(input_features, seconds, strict=True)]
+    pooled = [_average(row, pool) for row in rows]
+    length = max(1, max(len(row) for row in pooled))
+    features = torch.stack([_pad(row, length, 0.0) for row in pooled])  # (B, T, Da)
+    step = pool * 2 / MEL_HZ
+    times = torch.stack([_pad((torch.arange(len(row), device=row.device) + 0.5) * step, length, torch.nan) for row in pooled])
+    return Streams({"audio": features}, {"audio": times})
+
+
+@torch.no_grad()
+def encode_sound(tower: nn.Module, mel: Tensor, seconds: float) -> Tensor:
+    """One clip's log-mel (M, L) through a Whisper encoder at its own length: (steps of 20 ms, Da)."""
+    encoder = tower.model.encoder if isinstance(tower, WhisperForConditionalGeneration) else tower
+    frames = min(mel.shape[-1], round(seconds * MEL_HZ))
+    window = min(WINDOW, encoder.embed_positions.num_embeddings * 2)
+    parts = [_encode_window(encoder, mel[None, :, i : min(i + window, frames)]) for i in range(0, frames - 1, window)]
+    return torch.cat(parts) if parts else mel.new_zeros(0, encoder.config.d_model)
+
+
+def _encode_window(encoder: WhisperEncoder, mel: Tensor) -> Tensor:
+    mel = mel.to(encoder.conv1.weight.dtype)
+    x = nn.functional.gelu(encoder.conv2(nn.functional.gelu(encoder.conv1(mel)))).transpose(1, 2)  # (1, L/2, Da)
+    x = x + encoder.embed_positions.weight[: x.shape[1]]
+    for layer in encoder.layers:
+        out = layer(x, None)
+        x = out[0] if isinstance(out, tuple) else out
+    return encoder.layer_norm(x)[0]
+
+
+def _average(x: Tensor, size: int) -> Tensor:
+    """Means of `size` steps, (T, D) -> (ceil(T / size), D); the last mean may be over fewer."""
+    return torch.stack([part.mean(0) for part in x.split(size)]) if len(x) else x
+
+
+def _pad(x: Tensor, length: int, value: float) -> Tensor:
+    return torch.cat([x, x.new_full((length - len(x), *x.shape[1:]), value)])
+
+
+@torch.no_grad()
+def transcribe(tower: WhisperForConditionalGeneration, states: Tensor, prefix: list[int], seconds: float) -> list[int]:
+    """Greedy text ids of encoder states (T, Da), without timestamps.
+
+    HF's `generate` for Whisper wants a padded 30 s window; this is its inner loop over the states there are.
+
+    Args:
+        prefix: start-of-transcript ids, as the tokenizer gives them.
+        seconds: length of the sound, which bounds the text at `WORDS_PER_SECOND`.
+    """
+    config = tower.generation_config
+    quiet = torch.tensor(sorted({*(config.suppress_tokens or []), *prefix[1:]}), dtype=torch.long)
+    first = torch.tensor(config.begin_suppress_tokens or [], dtype=torch.long)
+    ids, cache, step = list(prefix), None, torch.tensor([prefix])
+    room = min(round(seconds * WORDS_PER_SECOND) + 4, tower.config.max_target_positions - len(prefix) - 1)
+    for index in range(room):
+        out = tower.model.decoder(input_ids=step.to(states.device), encoder_hidden_states=states[None], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        logits = tower.proj_out(out.last_hidden_state[0, -1]).float()
+        logits[quiet] = -torch.inf
+        if index == 0:
+            logits[first] = -torch.inf
+        token = int(logits.argmax())
+        if token == config.eos_token_id or token == tower.config.eos_token_id:
+            break
+        ids.append(token)
+        step = torch.tensor([[token]])
+    return ids[len(prefix):]

@@ -1,0 +1,178 @@
+"""Streams of a clip, encoded once and kept: the towers are frozen, so nothing is gained by encoding a clip again.
+
+    <root>/<key>/<sha256 of the clip>.safetensors      key = towers + sampling, so that no stale feature is ever read
+
+Training, evaluation, chat and labelling share one cache. Features are kept in float16 (a two-second clip of the
+default model takes about 50 kB) before the trainable fusion adapter, which must see gradients.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .clip import Clip
+from .cues.voice import FEATURES
+from .encoders import encode_sound, transcribe
+
+VOICED_AT_LEAST = 0.05  # share of voiced time below which there are no words to write down
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """One encoded clip.
+
+    Attributes:
+        features: streams {name: (T, D)}; a stream that the clip does not have is not a key.
+        times: {name: (T,)} in seconds, NaN where a step is missing (a frame without a face).
+        modalities: what the clip gives to go by: "video" only if something (a face) was seen in the picture.
+        duration: seconds.
+        sha256: of the clip's content.
+        transcript: the words spoken, if the model writes them.
+        warnings: the reader's, and `no_face`.
+    """
+
+    features: dict[str, Tensor]
+    times: dict[str, Tensor]
+    modalities: tuple[str, ...]
+    duration: float
+    sha256: str
+    transcript: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def without(self, *names: str) -> "ClipFeatures":
+        """The same clip with some streams left out."""
+        keep = [m for m in self.features if m not in names]
+        return replace(self, features={m: self.features[m] for m in keep}, times={m: self.times[m] for m in keep})
+
+    def blind(self) -> "ClipFeatures":
+        """The clip with its picture taken away."""
+        return replace(self.without("video", "expression"), modalities=tuple(m for m in self.modalities if m != "video"))
+
+    def mute(self) -> "ClipFeatures":
+        """The clip with its sound taken away."""
+        kept = tuple(m for m in self.modalities if m != "audio")
+        return replace(self.without("audio", "prosody"), modalities=kept, transcript=None)
+
+
+def collate(rows: Sequence[ClipFeatures]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Right-pad B clips to {stream: (B, T, D)} and {stream: (B, T)}, NaN where a clip has nothing."""
+    features, times = {}, {}
+    for name in sorted({m for row in rows for m in row.features}):
+        width = next(row.features[name].shape[1] for row in rows if name in row.features)
+        length = max(1, max(len(row.features[name]) for row in rows if name in row.features))
+        features[name], times[name] = torch.zeros(len(rows), length, width), torch.full((len(rows), length), torch.nan)
+        for i, row in enumerate(rows):
+            if name in row.features:
+                steps = len(row.features[name])
+                features[name][i, :steps], times[name][i, :steps] = row.features[name].float(), row.times[name]
+    if not features:  # clips with nothing to see or hear still have a row
+        features["prosody"], times["prosody"] = torch.zeros(len(rows), 1, 1), torch.full((len(rows), 1), torch.nan)
+    return features, times
+
+
+def encode_clip(model, processor, clip: Clip) -> ClipFeatures:
+    """Run the towers over one clip, and write down its words where the model can."""
+    backbone = _backbone(model)
+    device = next(backbone.parameters()).device
+    media = {name: value.to(device) for name, value in processor.media([clip]).items()}
+    streams = backbone.encode(**media)
+    present = {m: bool((~t.isnan()).any()) for m, t in streams.times.items()}
+    seen, heard = present.get("video", False), present.get("audio", False)
+    warnings = clip.warnings + (("no_face",) if "video" in clip.modalities and not seen else ())
+    return ClipFeatures(
+        {m: x[0].cpu() for m, x in streams.features.items() if present[m]},
+        {m: t[0].cpu() for m, t in streams.times.items() if present[m]},
+        tuple(m for m, there in (("video", seen), ("audio", heard)) if there),
+        clip.duration,
+        clip.sha256,
+        _words(backbone, processor, media) if heard and backbone.config.transcribe else None,
+        warnings,
+    )
+
+
+def _words(backbone, processor, media: dict[str, Tensor]) -> str | None:
+    voiced = float(media["prosody"][0, :, FEATURES.index("voiced")].mean())
+    if voiced < VOICED_AT_LEAST:
+        return None
+    seconds = min(30.0, float(media["audio_seconds"][0]))
+    states = encode_sound(backbone.audio_tower, media["input_features"][0], seconds)
+    ids = transcribe(backbone.audio_tower, states, list(processor.transcript_prefix), seconds)
+    return processor.transcript(ids) or None
+
+
+def _backbone(model):
+    """The OmniModel inside a head model or a PEFT wrapper."""
+    for module in model.modules():
+        if type(module).__name__ == "OmniModel":
+            return module
+    raise TypeError(f"{type(model).__name__} holds no OmniModel.")
+
+
+class FeatureCache:
+    """Encoded clips on disk.
+
+    Args:
+        root: folder of the cache.
+        model: gives the key together with `processor`.
+    """
+
+    def __init__(self, root: str | Path, model, processor):
+        self.model, self.processor = model, processor
+        self.folder = Path(root) / cache_key(model, processor)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, clip: Clip) -> ClipFeatures:
+        """The streams of a clip, from disk or encoded now."""
+        path = self.path(clip)
+        if path.exists():
+            return read_features(path)
+        encoded = encode_clip(self.model, self.processor, clip)
+        write_features(path, encoded)
+        return encoded
+
+    def path(self, clip: Clip) -> Path:
+        """The file of a clip; muted and blinded copies have files of their own."""
+        return self.folder / f"{clip.sha256}-{'+'.join(clip.modalities) or 'none'}.safetensors"
+
+
+def cache_key(model, processor) -> str:
+    """Sixteen hex digits that change when a tower's weights, the sampling or the preprocessing change."""
+    backbone, digest = _backbone(model), hashlib.sha256()
+    for tower in (backbone.vision_tower, backbone.audio_tower):
+        for name, value in sorted(tower.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(json.dumps([processor.vision, processor.frames, backbone.config.audio_pool], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def write_features(path: Path, clip: ClipFeatures) -> None:
+    """Write one clip; the file appears under its name only when it is whole."""
+    tensors = {f"features.{m}": x.half().contiguous() for m, x in clip.features.items()}
+    tensors |= {f"times.{m}": t.float().contiguous() for m, t in clip.times.items()}
+    facts = {"modalities": clip.modalities, "duration": clip.duration, "sha256": clip.sha256}
+    facts |= {"transcript": clip.transcript, "warnings": clip.warnings}
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file(tensors, partial, metadata={"clip": json.dumps(facts)})
+    os.replace(partial, path)
+
+
+def read_features(path: Path) -> ClipFeatures:
+    """Inverse of `write_features`, to half precision."""
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["clip"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    parts: dict[str, dict[str, Tensor]] = {"features": {}, "times": {}}
+    for name, value in tensors.items():
+        kind, stream = name.split(".", 1)
+        parts[kind][stream] = value.float()
+    facts["modalities"], facts["warnings"] = tuple(facts["modalities"]), tuple(facts["warnings"])
+    return ClipFeatures(**parts, **facts)

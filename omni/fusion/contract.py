@@ -1,0 +1,150 @@
+"""The contract of every fusion mechanism: streams in, a fixed number of soft tokens out.
+
+    h_m = LN(W_m (x_m - mu_m) / sigma_m) + clock(t_m)      input projection and common clock, in seconds
+    s   = fuse(h, k)                                       what a mechanism adds
+    y   = LN(MLP(pool_N(s)))                               N tokens as wide as the language model's embeddings
+
+Letters: `B` clips, `T` steps of a stream, `D` its width, `d` the width inside, `N` soft tokens, `E` the width of the
+language model. The base class owns the projections, the clock, one learned absent token per stream, masked pooling
+and the output; a mechanism overrides only `build` and `fuse`, so that rows of a comparison differ in nothing else.
+
+Features are standardised by statistics of the training set (`mean`, `std`, kept with the weights), not by a
+LayerNorm on each vector: the length of a vector of log-probabilities is its confidence, and a LayerNorm erases it.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+CLOCK_PERIODS = (0.5, 64.0)  # seconds; from a syllable to a minute
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What a fusion adapter puts out.
+
+    Attributes:
+        tokens: soft tokens, (B, N, E).
+        gates: weight of each stream, (B, streams), summing to one; None for mechanisms without a gate.
+        maps: attention maps by name.
+        aux: an auxiliary loss, added to the language model's.
+    """
+
+    tokens: Tensor
+    gates: Tensor | None = None
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    aux: Tensor | float = 0.0
+
+
+class Mixed(NamedTuple):
+    """What a mechanism returns from `fuse`: a sequence (B, S, d), its mask (B, S), and extras of `Fused`."""
+
+    sequence: Tensor
+    mask: Tensor
+    extras: dict
+
+
+class Fusion(nn.Module):
+    """Base class of the mechanisms in `FUSIONS`.
+
+    Args:
+        widths: width of every stream, by name.
+        embedding: `E`, the width of the language model.
+        tokens: `N`, how many soft tokens to put out.
+        width: `d`, the width inside.
+        clock: add the common clock to every stream.
+    """
+
+    def __init__(self, widths: dict[str, int], embedding: int, tokens: int, width: int = 256, clock: bool = True, **options):
+        super().__init__()
+        self.streams, self.tokens, self.width, self.clock = tuple(widths), tokens, width, clock
+        for name, size in widths.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+        self.project = nn.ModuleDict({m: nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width)) for m, size in widths.items()})
+        self.absent = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in widths})
+        self.output = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, embedding), nn.GELU(), nn.Linear(embedding, embedding), nn.LayerNorm(embedding)
+        )
+        self.build(**options)
+
+    def build(self) -> None:
+        """Make the mechanism's own layers."""
+
+    def fuse(self, hidden: dict[str, Tensor], masks: dict[str, Tensor], instruction: Tensor | None) -> Mixed:
+        """Mix the projected streams {m: (B, T_m, d)} with masks {m: (B, T_m)}; absent streams hold one absent token."""
+        raise NotImplementedError
+
+    def forward(self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Tensor | None = None) -> Fused:
+        """Fuse the streams of B clips.
+
+        Args:
+            features: {stream: (B, T, D)}; a stream that is not there is absent.
+            times: {stream: (B, T)} in seconds, NaN where a step is padding or missing.
+            instruction: embedded question (B, L, E), for mechanisms conditioned on it.
+        """
+        batch = len(next(iter(features.values())))
+        hidden, masks = {}, {}
+        for name in self.streams:
+            if name in features:
+                hidden[name], masks[name] = self._enter(name, features[name], times[name])
+            else:
+                hidden[name] = self.absent[name].expand(batch, 1, -1)
+                masks[name] = torch.ones(batch, 1, dtype=torch.bool, device=hidden[name].device)
+        mixed = self.fuse(hidden, masks, instruction)
+        pooled = pool(mixed.sequence, mixed.mask, self.tokens)  # (B, N, d)
+        return Fused(self.output(pooled), **mixed.extras)
+
+    def _enter(self, name: str, x: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
+        mask = ~seconds.isnan()  # (B, T)
+        x = ((x.to(mean.dtype) - mean) / std).clamp(-8, 8).masked_fill(~mask[..., None], 0.0)
+        h = self.project[name](x)  # (B, T, d)
+        if self.clock:
+            h = h + clock(seconds.nan_to_num(0.0), self.width).to(h.dtype)
+        missing = ~mask.any(1)  # (B,)
+        h = torch.where(missing[:, None, None], self.absent[name].to(h.dtype), h)
+        first = torch.zeros_like(mask)
+        first[:, 0] = True
+        mask = torch.where(missing[:, None], first, mask)
+        return h * mask[..., None], mask
+
+    @torch.no_grad()
+    def standardise(self, features: dict[str, Tensor]) -> None:
+        """Set the statistics of the streams from training features {stream: (steps, D)}."""
+        for name, x in features.items():
+            getattr(self, f"{name}_mean").copy_(x.float().mean(0))
+            getattr(self, f"{name}_std").copy_(x.float().std(0).clamp(min=1e-4))
+
+
+def clock(seconds: Tensor, width: int) -> Tensor:
+    """Sinusoids of time in seconds, (..., width), periods from 0.5 s to 64 s: one time axis for all streams.
+
+    >>> clock(torch.tensor([0.0]), 4)
+    tensor([[0., 0., 1., 1.]])
+    """
+    low, high = (math.log(p) for p in CLOCK_PERIODS)
+    periods = torch.linspace(low, high, width // 2, device=seconds.device).exp()
+    phase = seconds[..., None].float() * (2 * math.pi / periods)
+    return torch.cat([phase.sin(), phase.cos()], -1)
+
+
+def pool(x: Tensor, mask: Tensor, size: int) -> Tensor:
+    """Masked adaptive average pooling over time: (B, T, d), (B, T) -> (B, size, d).
+
+    Bin j of row b averages the valid steps with rank in [floor(jL/size), ceil((j+1)L/size)), L valid steps in all, so
+    padding changes nothing and fewer steps than bins are repeated.
+
+    >>> pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]), 1)
+    tensor([[[2.]]])
+    """
+    length = mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
+    rank = (mask.cumsum(1) - 1)[:, None]  # (B, 1, T)
+    bins = torch.arange(size, device=x.device)[None]  # (1, size)
+    low, high = bins * length // size, ((bins + 1) * length + size - 1) // size
+    member = (rank >= low[..., None]) & (rank < high[..., None]) & mask[:, None]  # (B, size, T)
+    weight = member.to(x.dtype)
+    return (weight / weight.sum(-1, keepdim=True).clamp(min=1)) @ x

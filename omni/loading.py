@@ -1,0 +1,119 @@
+"""A name to a model: `load("default")`, a folder, or `hub:owner/name`.
+
+    folder with config.json            an OmniForConditionalGeneration saved by us
+    folder with adapter_config.json    a PEFT adapter (fusion and LoRA) on the base that it names, mostly "default"
+
+The network is touched only for a name that begins with `hub:`. Weights are safetensors only and no code of a
+checkpoint is run. The language model runs in bfloat16 where the processor multiplies it natively, else in float32;
+the towers and the fusion adapter are small and stay in float32.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from transformers.utils import logging as transformers_logging
+
+from .errors import ModelError
+from .model import OmniForConditionalGeneration
+from .processing import OmniProcessor
+
+HUB = "hub:"
+DEFAULT_ADAPTER = Path(__file__).parent / "default" / "adapter"
+
+
+def load(name: str | Path = "default", *, dtype: str = "auto", device: str = "auto", adapter: bool = True, merge: bool = True):
+    """Load a model and its processor.
+
+    Args:
+        name: "default", a folder, or "hub:owner/name".
+        dtype: of the language model: "auto", "float32" or "bfloat16".
+        device: "auto" takes a GPU if there is one.
+        adapter: False gives the base without its trained adapters (fusion is then untrained).
+        merge: fold LoRA into the weights, which makes every token cheaper; False keeps a `PeftModel`.
+
+    Returns:
+        (model, processor), the model in eval mode.
+
+    Raises:
+        ModelError: the folder is missing or holds no weights; says what to do.
+    """
+    folder, trained = _resolve(name)
+    with _quiet():
+        model = OmniForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        processor = OmniProcessor.from_pretrained(folder)
+    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    model.to(place)
+    cast_language_model(model, dtype)
+    if adapter and trained is not None:
+        model = PeftModel.from_pretrained(model, trained, torch_device=str(place))
+        if merge:
+            model = model.merge_and_unload()
+    return model.eval(), processor
+
+
+def cast_language_model(model, dtype: str) -> None:
+    """Put the decoder and its head into `dtype` ("auto", "float32", "bfloat16")."""
+    kinds = {"auto": best_dtype(model.device), "float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in kinds:
+        raise ModelError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(kinds)}.", code="dtype")
+    model.model.language_model.to(kinds[dtype])
+    model.lm_head.to(kinds[dtype])
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor has instructions for it, else float32 (emulated bfloat16 is slower)."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast and "AVX512" in torch.backends.cpu.get_cpu_capability() else torch.float32
+
+
+def _resolve(name: str | Path) -> tuple[Path, Path | None]:
+    """Name -> (folder of the base model, folder of the adapter or None)."""
+    if str(name) == "default":
+        from .default.build import base_folder
+
+        return base_folder(), DEFAULT_ADAPTER if DEFAULT_ADAPTER.exists() else None
+    folder = _download(str(name)) if str(name).startswith(HUB) else Path(name)
+    if not folder.is_dir():
+        raise ModelError(f"There is no model folder {name}. Give a folder, 'default', or 'hub:owner/name'.", code="not_found")
+    if (folder / "adapter_config.json").exists():
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        if (Path(base) / "adapter_config.json").exists():
+            raise ModelError(f"The adapter {folder} stands on another adapter, {base}. Merge that one first.", code="adapter")
+        return _resolve(base)[0], folder
+    if not any(folder.glob("*.safetensors")) or not (folder / "config.json").exists():
+        raise ModelError(
+            f"{folder} holds no model: config.json and *.safetensors are needed. Save one with save_pretrained, or use 'default'.",
+            code="no_weights",
+        )
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind != "omni":
+        raise ModelError(f"{folder} is a {kind!r} model, not one of ours. Give a folder that save_pretrained of ours wrote.", code="kind")
+    return folder, None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+
+
+class _quiet:
+    """transformers' progress bars and advice off while a model loads; the caller shows its own progress."""
+
+    def __enter__(self):
+        self.level, self.bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exception):
+        transformers_logging.set_verbosity(self.level)
+        if self.bars:
+            transformers_logging.enable_progress_bar()
+
+
+

@@ -1,0 +1,220 @@
+"""Manifests: which clips there are and what is known about them, one row per clip.
+
+Three formats with the same columns, told apart by the suffix:
+
+    clip        path of the media file; a relative one resolves against the folder of the manifest
+    label       the true emotion, or empty
+    rationale   the reasons in words (the thought of a cold-start example), or empty
+    question    the question to ask, or empty for the default
+    …           every other column is kept as `extra`
+
+    .jsonl      one JSON object per line; extra values of any JSON type; blank lines are skipped .csv        a
+    header line; an extra value that is no string is written as JSON and stays a string when read .parquet
+    needs pyarrow (extra "train" or "parquet"); an extra column holds strings, JSON if no string
+
+Errors name file and line. Nothing here opens a clip: the manifest of a corpus on another disk can be read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import ManifestError
+
+COLUMNS = ("clip", "label", "rationale", "question")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip and what is known about it.
+
+    >>> Example(Path("a.mp4"), "happy", extra={"speaker": "03"}).extra["speaker"]
+    '03'
+    """
+
+    clip: Path
+    label: str | None = None
+    rationale: str | None = None
+    question: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_manifest(path: str | Path) -> list[Example]:
+    """Read a manifest.
+
+    Raises:
+        ManifestError: no such file, an unknown suffix, or a bad row; the message has file and line.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "m.jsonl").write_text('{"clip": "a.mp4", "label": "sad", "take": 2}')
+    ...     example = read_manifest(Path(folder) / "m.jsonl")[0]
+    >>> example.clip.name, example.label, example.extra
+    ('a.mp4', 'sad', {'take': 2})
+    """
+    path = Path(path)
+    reader = FORMATS[_suffix(path)][0]
+    if not path.is_file():
+        raise ManifestError(f"There is no manifest at {path}. Check the path.", code="not_found")
+    return [_example(row, f"{path}:{line}", path.parent) for line, row in reader(path)]
+
+
+def write_manifest(path: str | Path, examples: Iterable[Example]) -> None:
+    """Write a manifest in one step: whoever reads the path sees the old file or the whole new one.
+
+    Clips below the manifest's folder are written relative to it, so that it can move; others absolute.
+
+    Raises:
+        ManifestError: an unknown suffix, or an extra key that is a column of its own.
+    """
+    path = Path(path)
+    writer = FORMATS[_suffix(path)][1]
+    rows = [_row(example, path.parent) for example in examples]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        writer(Path(temporary), rows)
+        os.chmod(temporary, 0o644)  # mkstemp makes it private, a manifest is not
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix.lower() not in FORMATS:
+        raise ManifestError(f"{path.name} is no manifest. Use {', '.join(FORMATS)}.", code="unknown_format")
+    return path.suffix.lower()
+
+
+def _example(row: Row, where: str, folder: Path) -> Example:
+    clip = row.get("clip")
+    if not isinstance(clip, str) or not clip.strip():
+        raise ManifestError(
+            f"{where}: the row has no 'clip'. Give each row the path of its media file.", code="bad_row"
+        )
+    for column in COLUMNS[1:]:
+        if not isinstance(row.get(column), str | None):
+            raise ManifestError(f"{where}: '{column}' must be text, got {row[column]!r}.", code="bad_row")
+    known = {column: row.get(column) or None for column in COLUMNS[1:]}
+    extra = {key: value for key, value in row.items() if key not in COLUMNS}
+    return Example(Path(os.path.normpath(folder.absolute() / clip)), extra=extra, **known)
+
+
+def _row(example: Example, folder: Path) -> Row:
+    clash = set(example.extra) & set(COLUMNS)
+    if clash:
+        raise ManifestError(
+            f"Extra key '{min(clash)}' of {example.clip} is a column of its own. Rename it.", code="bad_row"
+        )
+    clip, home = Path(os.path.normpath(example.clip.absolute())), Path(os.path.normpath(folder.absolute()))
+    name = clip.relative_to(home).as_posix() if clip.is_relative_to(home) else clip.as_posix()
+    known = {column: getattr(example, column) for column in COLUMNS[1:]}
+    return {"clip": name} | {key: value for key, value in known.items() if value} | example.extra
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    for line, text in _numbered(path):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as err:
+            raise ManifestError(
+                f"{path}:{line}: no JSON ({err.msg}). Repair the line.", code="bad_row"
+            ) from err
+        if not isinstance(row, dict):
+            raise ManifestError(
+                f"{path}:{line}: wanted a JSON object, got {text.strip()[:40]}.", code="bad_row"
+            )
+        yield line, row
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a UTF-8 file from 1; a byte order mark (as Windows writes it) is taken off."""
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            yield from enumerate(file, start=1)
+        except UnicodeDecodeError as err:
+            raise ManifestError(f"{path} is not UTF-8 text. Save it as UTF-8.", code="bad_encoding") from err
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise ManifestError(
+                        f"{path}:{reader.line_num}: the row has another number of columns than the header. "
+                        "Quote values that contain a comma.",
+                        code="bad_row",
+                    )
+                yield reader.line_num, {key: value for key, value in row.items() if value != ""}
+        except UnicodeDecodeError as err:
+            raise ManifestError(f"{path} is not UTF-8 text. Save it as UTF-8.", code="bad_encoding") from err
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    rows = _parquet().read_table(path).to_pylist()
+    for line, row in enumerate(rows, start=1):
+        yield line, {key: value for key, value in row.items() if value is not None}
+
+
+def _write_jsonl(path: Path, rows: list[Row]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_csv(path: Path, rows: list[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        _write_rows(file, rows)
+
+
+def _write_rows(file: IO[str], rows: list[Row]) -> None:
+    columns = _columns(rows)
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+
+
+def _write_parquet(path: Path, rows: list[Row]) -> None:
+    import pyarrow as pa
+
+    columns = _columns(rows)
+    table = {column: [_text(row[column]) if column in row else None for row in rows] for column in columns}
+    schema = pa.schema([(column, pa.string()) for column in columns])
+    _parquet().write_table(pa.table(table, schema=schema), path)
+
+
+def _columns(rows: list[Row]) -> list[str]:
+    """The four known columns, then the extra ones in the order in which they appear."""
+    return list(dict.fromkeys([*COLUMNS, *(key for row in rows for key in row)]))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as err:
+        raise ManifestError(
+            "Parquet needs pyarrow. Run: pip install 'omni-emotion[parquet]'", code="missing_extra"
+        ) from err
+    return parquet
+
+
+FORMATS: dict[str, tuple[Callable[[Path], Iterator[tuple[int, Row]]], Callable[[Path, list[Row]], None]]] = {
+    ".jsonl": (_read_jsonl, _write_jsonl),
+    ".csv": (_read_csv, _write_csv),
+    ".parquet": (_read_parquet, _write_parquet),
+}

@@ -1,0 +1,226 @@
+"""The omni model: towers -> fusion -> merge -> language model, as transformers models.
+
+    OmniModel                       backbone: media (or their features) are merged into the token embeddings here
+    OmniForConditionalGeneration    backbone + output head; generates
+
+The merge stands in the backbone and not in the head model, because TRL's GRPO calls the backbone for log-probabilities;
+with the merge outside, training runs without an error while fusion never moves. Placeholders without a clip raise.
+The towers are frozen: their output, the streams of a clip, can be given instead of its media.
+
+Letters: `B` rows, `L` tokens, `N` clip tokens, `E` the language model's width; for streams see `encoders.py`.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .config import OmniConfig
+from .encoders import Streams, audio_tower, hear, see, vision_tower
+from .fusion import FUSIONS
+
+MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
+CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times")  # consumed by the prefill, then in the cache
+
+
+class OmniPreTrainedModel(PreTrainedModel):
+    """What both classes share: names that transformers and TRL look for."""
+
+    config: OmniConfig
+    base_model_prefix = "model"  # TRL calls model.model(...).last_hidden_state
+    input_modalities = ("video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "WhisperEncoderLayer", "WhisperDecoderLayer", "FaceTower")
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+
+class OmniModel(OmniPreTrainedModel):
+    """Towers, fusion adapter and decoder; returns hidden states."""
+
+    def __init__(self, config: OmniConfig):
+        super().__init__(config)
+        options = dict(config.fusion)
+        name = options.pop("name")
+        if name not in FUSIONS:
+            raise ValueError(f"Unknown fusion {name!r}. Choose one of: {', '.join(FUSIONS)}.")
+        self.vision_tower = vision_tower(config.vision_config)
+        self.audio_tower = audio_tower(config.audio_config, config.transcribe)
+        self.fusion = FUSIONS[name](config.stream_widths, config.text_config.hidden_size, **options)
+        self.language_model = AutoModel.from_config(config.text_config)
+        for tower in (self.vision_tower, self.audio_tower):
+            tower.requires_grad_(False)
+        self.post_init()
+
+    def train(self, mode: bool = True) -> "OmniModel":
+        """Training mode for everything but the frozen towers."""
+        super().train(mode)
+        self.vision_tower.eval()
+        self.audio_tower.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        video_times: Tensor | None = None,
+        input_features: Tensor | None = None,
+        audio_seconds: Tensor | None = None,
+        prosody: Tensor | None = None,
+        prosody_times: Tensor | None = None,
+    ) -> Streams:
+        """Media of B clips to streams; what is not given is absent."""
+        features, times = {}, {}
+        for streams in (
+            see(self.vision_tower, pixel_values_videos, video_times) if pixel_values_videos is not None else None,
+            hear(self.audio_tower, input_features, audio_seconds, self.config.audio_pool) if input_features is not None else None,
+            Streams({"prosody": prosody}, {"prosody": prosody_times}) if prosody is not None else None,
+        ):
+            if streams is not None:
+                features.update(streams.features)
+                times.update(streams.times)
+        return Streams(features, times)
+
+    def merge(self, input_ids: Tensor, embeds: Tensor, clip_features: dict[str, Tensor], clip_times: dict[str, Tensor]) -> Tensor:
+        """Put the clip tokens of each row where its placeholders are: (B, L, E)."""
+        fused = self.fusion(clip_features, clip_times)
+        mask = input_ids == self.config.clip_token_id  # (B, L)
+        counts, wanted = mask.sum(1), fused.tokens.shape[1]
+        if not bool((counts == wanted).all()):
+            raise ValueError(f"Every row needs {wanted} clip placeholders, got {counts.tolist()}: build inputs with OmniProcessor.")
+        return embeds.masked_scatter(mask[..., None], fused.tokens.to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        clip_features: dict[str, Tensor] | None = None,
+        clip_times: dict[str, Tensor] | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states (B, L, E) of a prompt with its clips, given as media (names in `MEDIA`) or as streams."""
+        media = {name: kwargs.pop(name) for name in MEDIA if name in kwargs}
+        media = {name: value for name, value in media.items() if value is not None}
+        if clip_features is None and media:
+            clip_features, clip_times = self.encode(**media)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+            if clip_features is not None:
+                inputs_embeds = self.merge(input_ids, inputs_embeds, clip_features, clip_times)
+            elif bool((input_ids == self.config.clip_token_id).any()):
+                raise ValueError("The prompt has clip placeholders but no clip was given: pass the processor's whole output.")
+        out = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        return BaseModelOutputWithPast(
+            last_hidden_state=out.last_hidden_state,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+
+class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
+    """The backbone with a language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012 (transformers' name)
+
+    def __init__(self, config: OmniConfig):
+        super().__init__(config)
+        self.model = OmniModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output head."""
+        return self.lm_head
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_times: Tensor | None = None,
+        input_features: Tensor | None = None,
+        audio_seconds: Tensor | None = None,
+        prosody: Tensor | None = None,
+        prosody_times: Tensor | None = None,
+        clip_features: dict[str, Tensor] | None = None,
+        clip_times: dict[str, Tensor] | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, L or logits_to_keep, vocabulary) and, with labels, the loss.
+
+        The clip inputs are named one by one because `generate` checks keyword names against this signature.
+        """
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values_videos=pixel_values_videos,
+            video_times=video_times,
+            input_features=input_features,
+            audio_seconds=audio_seconds,
+            prosody=prosody,
+            prosody_times=prosody_times,
+            clip_features=clip_features,
+            clip_times=clip_times,
+            **kwargs,
+        )
+        hidden = out.last_hidden_state
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+    def prepare_inputs_for_generation(self, *args, is_first_iteration: bool = False, **kwargs) -> dict:
+        """Drop the clip after the prefill: it is in the keys and values."""
+        if not is_first_iteration:
+            for name in CLIP_INPUTS:
+                kwargs.pop(name, None)
+        return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+
+
+AutoConfig.register("omni", OmniConfig)
+AutoModel.register(OmniConfig, OmniModel)
+AutoModelForCausalLM.register(OmniConfig, OmniForConditionalGeneration)
+AutoModelForImageTextToText.register(OmniConfig, OmniForConditionalGeneration)

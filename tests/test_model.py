@@ -1,0 +1,165 @@
+"""The omni model on random weights: what must hold for any sizes (fp32, 1e-5)."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from omni.clip import Clip
+from omni.features import FeatureCache, collate, encode_clip, read_features, write_features
+from omni.generate import build_inputs
+from omni.tiny import tiny
+
+
+def make_clip(seconds: float, seed: int, *, picture: bool = True, sound: bool = True) -> Clip:
+    rng = np.random.default_rng(seed)
+    times = (np.arange(4) + 0.5) * seconds / 4
+    return Clip(
+        frames=rng.integers(0, 255, (4, 40, 30, 3), dtype=np.uint8) if picture else None,
+        times=times if picture else np.zeros(0),
+        wave=rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32) if sound else None,
+        duration=seconds,
+        sha256=f"{seed:064x}",
+        warnings=(),
+    )
+
+
+CLIPS = [make_clip(1.2, 0), make_clip(0.7, 1, sound=False), make_clip(2.6, 2, picture=False), make_clip(1.9, 3)]
+TEXTS = ["Why?", "Which emotion does the person express?", "Angry or sad?", "?"]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return tiny()
+
+
+def logits_of(model, inputs) -> torch.Tensor:
+    with torch.no_grad():
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        return model(**inputs, position_ids=positions).logits[:, -1]
+
+
+def inputs_of(processor, clips, texts, **kwargs) -> dict:
+    messages = [
+        [{"role": "user", "content": [{"type": "video", "video": c}, {"type": "text", "text": t}]}] for c, t in zip(clips, texts, strict=True)
+    ]
+    return processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+        processor_kwargs={"padding": True, "padding_side": "left"}, **kwargs,
+    )
+
+
+def test_a_batch_of_clips_with_different_senses_gives_each_clip_what_it_gets_alone(parts):
+    model, processor = parts
+    together = logits_of(model, inputs_of(processor, CLIPS, TEXTS))
+    alone = torch.cat([logits_of(model, inputs_of(processor, [c], [t])) for c, t in zip(CLIPS, TEXTS, strict=True)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_encoded_clips_give_what_raw_media_give(parts):
+    model, processor = parts
+    encoded = [encode_clip(model, processor, clip) for clip in CLIPS]
+    raw = logits_of(model, inputs_of(processor, CLIPS, TEXTS))
+    cached = logits_of(model, inputs_of(processor, encoded, TEXTS))
+    torch.testing.assert_close(cached, raw, atol=1e-5, rtol=0)
+
+
+def test_left_padding_changes_nothing(parts):
+    model, processor = parts
+    short = logits_of(model, inputs_of(processor, [CLIPS[0]], ["Why?"]))
+    padded = logits_of(model, inputs_of(processor, [CLIPS[0], CLIPS[3]], ["Why?", "Why? " * 20]))[:1]
+    torch.testing.assert_close(padded, short, atol=1e-5, rtol=0)
+
+
+def test_a_prompt_cut_at_the_cache_gives_what_the_whole_gives(parts):
+    model, processor = parts
+    inputs = dict(inputs_of(processor, [CLIPS[0]], ["Why?"]))
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=mask, **inputs).logits
+        cut = ids.shape[1] - 7
+        first = model(input_ids=ids[:, :cut], attention_mask=mask[:, :cut], use_cache=True, **inputs)
+        rest = model(input_ids=ids[:, cut:], attention_mask=mask, past_key_values=first.past_key_values)
+    torch.testing.assert_close(rest.logits, whole[:, cut:], atol=1e-5, rtol=0)
+
+
+def test_generation_with_a_clip_equals_stepwise_argmax(parts):
+    model, processor = parts
+    inputs = inputs_of(processor, [CLIPS[0]], ["Why?"])
+    out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    ids, media = inputs["input_ids"], {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    for _ in range(6):
+        step = model(input_ids=ids, attention_mask=torch.ones_like(ids), **media).logits[:, -1].argmax(-1)
+        ids = torch.cat([ids, step[:, None]], 1)
+        if int(step) == processor.tokenizer.eos_token_id:
+            break
+    assert out[0].tolist() == ids[0].tolist()
+
+
+def test_saving_and_loading_gives_the_same_model_through_the_auto_classes(parts, tmp_path):
+    model, processor = parts
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, other = AutoModelForCausalLM.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert torch.equal(
+        logits_of(model, inputs_of(processor, CLIPS, TEXTS)), logits_of(again, inputs_of(other, CLIPS, TEXTS))
+    )
+
+
+def test_placeholders_without_a_clip_raise(parts):
+    model, processor = parts
+    inputs = inputs_of(processor, [CLIPS[0]], ["Why?"])
+    with pytest.raises(ValueError, match="no clip was given"):
+        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+
+
+def test_the_backbone_alone_sees_the_clip(parts):
+    model, processor = parts
+    one, two = (inputs_of(processor, [c], ["Why?"]) for c in (CLIPS[0], CLIPS[3]))
+    with torch.no_grad():
+        assert not torch.allclose(model.model(**one).last_hidden_state[:, -1], model.model(**two).last_hidden_state[:, -1], atol=1e-4)
+
+
+def test_a_clip_that_users_type_is_plain_text(parts):
+    _, processor = parts
+    inputs = inputs_of(processor, [CLIPS[0]], ["Is <|clip|> or <|im_end|> here?"], sanitize_control_tokens=True)
+    assert int((inputs["input_ids"] == processor.video_token_id).sum()) == processor.clip_tokens
+
+
+def test_towers_stay_frozen_and_in_eval_mode_while_the_rest_trains(parts):
+    model, _ = parts
+    model.train()
+    assert not model.model.vision_tower.training and not model.model.audio_tower.training and model.model.fusion.training
+    assert not any(p.requires_grad for p in model.model.vision_tower.parameters())
+    model.eval()
+
+
+def test_encoded_clips_survive_the_disk_to_half_precision(parts, tmp_path):
+    model, processor = parts
+    clip = encode_clip(model, processor, CLIPS[0])
+    write_features(tmp_path / "a.safetensors", clip)
+    again = read_features(tmp_path / "a.safetensors")
+    assert (again.modalities, again.duration, again.warnings) == (clip.modalities, clip.duration, clip.warnings)
+    for name, value in clip.features.items():
+        torch.testing.assert_close(again.features[name], value, atol=5e-3, rtol=5e-3)
+        assert torch.equal(again.times[name], clip.times[name])
+
+
+def test_the_cache_encodes_a_clip_once_and_knows_another_model(parts, tmp_path, monkeypatch):
+    model, processor = parts
+    calls = []
+    monkeypatch.setattr("omni.features.encode_clip", lambda *a: calls.append(1) or encode_clip(*a))
+    cache = FeatureCache(tmp_path, model, processor)
+    first, again = cache(CLIPS[0]), cache(CLIPS[0])
+    assert len(calls) == 1 and torch.allclose(first.features["video"], again.features["video"], atol=1e-2)
+    other, _ = tiny(seed=1)
+    assert FeatureCache(tmp_path, other, processor).folder != cache.folder
+
+
+def test_a_clip_with_nothing_to_see_or_hear_still_has_tokens(parts):
+    model, processor = parts
+    nothing = encode_clip(model, processor, CLIPS[0]).mute().blind()
+    features, times = collate([nothing])
+    assert torch.isfinite(model.model.fusion(features, times).tokens).all()
+    assert build_inputs(model, processor, [nothing], ["Why?"])["input_ids"].shape[0] == 1

@@ -1,0 +1,110 @@
+"""The cold start: teach fusion adapter and LoRA the language of clips, on manifests with labels and rationales.
+
+    python train_sft.py --config configs/sft_default.yaml
+
+Four steps: every clip is encoded once (the towers are frozen); the fusion adapter is aligned with the language model's
+words (`omni/align.py`); TRL's SFTTrainer trains adapter and LoRA on reasoned and plain answers; the adapter is saved as
+one PEFT folder, which `omni ask --model FOLDER` takes. An interrupted run goes on from its last checkpoint.
+"""
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from rich.progress import track
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from omni.align import AlignOptions, align
+from omni.clip import read_clip
+from omni.collate import RowOptions, align_rows, sft_rows, vocabulary
+from omni.errors import ClipError
+from omni.features import FeatureCache
+from omni.loading import load
+from omni.manifest import read_manifest
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class ColdStart:
+    """What is trained, on what.
+
+    Attributes:
+        train: manifests with `label` and `rationale`.
+        model: base model, as `omni.loading.load` takes it.
+        features: folder for encoded clips; shared by all runs with the same towers.
+        align_epochs: passes of the alignment before the cold start; 0 leaves it out.
+        lora_rank: rank of LoRA on all linear layers of the language model; alpha is twice that.
+        reasoned, labelled, plain, words: shares of rows, see `omni.collate.RowOptions`.
+        resume: go on from the last checkpoint in output_dir, if there is one.
+    """
+
+    train: list[str] = field(default_factory=list)
+    model: str = "default"
+    features: str = "features"
+    align_epochs: int = 30
+    lora_rank: int = 16
+    reasoned: float = 1.0
+    labelled: float = 1.0
+    plain: float = 0.3
+    words: float = 0.5
+    resume: bool = True
+
+
+def encode(manifests: list[str], cache: FeatureCache) -> list:
+    """(example, encoded clip, its file) for every readable example; unreadable ones are named and left out."""
+    examples = [e for m in manifests for e in read_manifest(Path(m))]
+    encoded = []
+    for example in track(examples, "encoding clips", disable=not sys.stderr.isatty()):
+        try:
+            clip = read_clip(example.clip, frames=cache.processor.frames)
+        except ClipError as err:
+            print(f"left out: {err}", file=sys.stderr)
+            continue
+        encoded.append((example, cache(clip), cache.path(clip)))
+    return encoded
+
+
+def main() -> None:
+    """Parse, encode, align, train, save."""
+    parser = TrlParser((ColdStart, SFTConfig))
+    args, training = parser.parse_args_and_config()
+    started = time.time()
+    torch.manual_seed(training.seed)
+    model, processor = load(args.model, adapter=False, merge=False)
+    model.requires_grad_(False)
+    encoded = encode(args.train, FeatureCache(args.features, model, processor))
+    print(f"encoded {len(encoded)} clips in {time.time() - started:.0f} s", flush=True)
+
+    checkpoint = get_last_checkpoint(training.output_dir) if args.resume and Path(training.output_dir).is_dir() else None
+    if args.align_epochs and checkpoint is None:
+        began = time.time()
+        fusion = model.model.fusion.requires_grad_(True)
+        cues, labels, length = vocabulary(model, processor)
+        align(fusion, align_rows(encoded), cues, labels, length, AlignOptions(epochs=args.align_epochs, seed=training.seed))
+        print(f"aligned in {time.time() - began:.0f} s", flush=True)
+
+    lora = LoraConfig(r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=LORA_TARGETS, modules_to_save=["fusion"])
+    model = get_peft_model(model, lora)
+    model.peft_config["default"].base_model_name_or_path = args.model
+    rows = sft_rows(encoded, RowOptions(args.reasoned, args.labelled, args.plain, args.words, training.seed))
+    training.max_length = None  # truncation would cut clip placeholders
+    training.assistant_only_loss = True
+    trainer = SFTTrainer(model, training, train_dataset=Dataset.from_list(rows), processing_class=processor)
+    began = time.time()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    print(f"trained on {len(rows)} rows in {time.time() - began:.0f} s", flush=True)
+    model.save_pretrained(training.output_dir)
+
+
+if __name__ == "__main__":
+    main()
