@@ -1,6 +1,7 @@
 """`python -m data COMMAND`: make the corpora that the project trains and measures on.
 
     actors   render synthetic actors with their truth
+    examples render the clips of examples/
     facekit  turn the public ICT-FaceKit folder into the file that `actors` reads
     emodb    write the manifest of a folder of EmoDB utterances
 """
@@ -35,6 +36,19 @@ def actors(
         for done in generate(Sources(facekit, emodb, fps, size), out, split, clips, seed, workers):
             progress.update(task, completed=done)
     typer.echo(out / f"{split}.jsonl")
+
+
+@app.command()
+def examples(
+    facekit: Annotated[Path, typer.Option(help="folder or .npz of the head model")],
+    out: Annotated[Path, typer.Option(help="folder for the clips")] = Path("examples/clips"),
+    seed: int = 1,
+) -> None:
+    """Render the example clips, every frame, with their truth beside them."""
+    from .actors import Sources, showcase
+
+    for clip in showcase(Sources(facekit, fps=25.0, size=224), out, seed):
+        typer.echo(clip)
 
 
 @app.command()

@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,8 +38,10 @@ from omni.manifest import Example, write_manifest
 
 from . import emodb, expressions, voice
 from .facekit import load_rig
+from .motion import idle_at, pose_at, sample_motion
 from .rationale import cue_onsets, write_rationale
 from .render import Actor, Scene, render
+from .visemes import mix, visemes
 
 SPLITS = {"train": (0, 180), "validation": (1000, 30), "test": (2000, 30)}  # first actor seed, how many actors
 CONFLICT = 0.25
@@ -49,6 +51,7 @@ FRAMES = 8  # as R1-Omni samples
 LEAD, TAIL = 0.2, 0.25  # seconds of silence around the speech
 LONGEST = 5.0  # seconds
 RATE = 16_000
+BABBLE = "dasɪstnəfaɪnəzaxəʔalzoːbaldvɪʁtʔɛs"  # lips for real voices, whose words are not known
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,10 @@ def make(plan: Plan, sources: Sources, out: Path) -> Example:
     if not (truth_file.exists() and clip.exists()):
         clip.parent.mkdir(parents=True, exist_ok=True)
         truth = _render_clip(plan, sources, clip)
-        partial = truth_file.with_suffix(".part")
-        partial.write_text(json.dumps(truth, indent=1))
-        os.replace(partial, truth_file)
-    truth = json.loads(truth_file.read_text())
-    return Example(clip=clip, label=plan.label, rationale=truth.pop("rationale"), extra=truth)
+        unfinished = truth_file.with_suffix(".part")
+        unfinished.write_text(json.dumps(truth, indent=1))
+        os.replace(unfinished, truth_file)
+    return _example(plan, clip, json.loads(truth_file.read_text()))
 
 
 def _render_clip(plan: Plan, sources: Sources, path: Path) -> dict:
@@ -150,18 +152,19 @@ def _render_clip(plan: Plan, sources: Sources, path: Path) -> dict:
         write_clip(path, frames=frames, fps=fps, wave=wave if heard else None)
     else:
         write_clip(path, wave=wave)
-    return _truth(plan, units, sound, duration, rng)
+    return _truth(plan, units, sound, duration)
 
 
 def _frames(plan: Plan, sources: Sources, units, ipa: str | None, wave: np.ndarray, times: np.ndarray, rng) -> np.ndarray:
     actor = _actor(sources.facekit, plan.actor)
     scene = Scene(int(rng.integers(2**31)), sources.size)
-    mouth = expressions.visemes(ipa, wave, RATE, times)
-    motion = expressions.Motion(plan.face, rng, float(times[-1]))
+    mouth = visemes(ipa or BABBLE, wave, RATE, times)
+    motion = sample_motion(rng, float(times[-1]))
     frames = []
     for at, spoken in zip(times, mouth, strict=True):
-        weights = expressions.blend(expressions.shapes_at(units, at), spoken, motion.shapes_at(at))
-        frames.append(render(actor, scene, weights, motion.pose_at(at), rng))
+        idle, shown = idle_at(motion, at), expressions.shapes_at(units, at)
+        shown = {name: shown.get(name, 0.0) + idle.get(name, 0.0) for name in {**shown, **idle}}
+        frames.append(render(actor, scene, mix(shown, spoken), pose_at(motion, at), rng))
     return np.stack(frames)
 
 
@@ -207,18 +210,9 @@ def _utterances(folder: Path):
     return examples, emodb.speaker_baselines(examples)
 
 
-def _truth(plan: Plan, units, sound: Sound, duration: float, rng) -> dict:
+def _truth(plan: Plan, units, sound: Sound, duration: float) -> dict:
+    """What is known of the clip, as JSON."""
     seen, heard = "video" in plan.modalities, "audio" in plan.modalities
-    apex = {name: unit.intensity for name, unit in units.items()}
-    cues = cue_truth(apex if seen else None, sound.shift if heard else None)
-    conflict = None
-    if plan.conflict:
-        conflict = {"face": plan.face, "voice": plan.voice, "winner": "face" if plan.label == plan.face else "voice"}
-    rationale = write_rationale(
-        cues, plan.label, rng, intensities=cue_strength(apex if seen else None, sound.shift if heard else None),
-        times=cue_onsets(units, duration),
-        transcript=sound.text if heard else None, modalities=plan.modalities, conflict=conflict,
-    )
     return {
         "label": plan.label,
         "split": plan.split,
@@ -230,10 +224,26 @@ def _truth(plan: Plan, units, sound: Sound, duration: float, rng) -> dict:
         "action_units": {n: {k: round(v, 3) for k, v in asdict(u).items()} for n, u in units.items()} if seen else None,
         "prosody": {k: round(float(v), 3) for k, v in sound.shift.items()} if heard else None,
         "text": sound.text,
+        "duration": round(duration, 3),
         "actor": plan.actor,
         "speaker": sound.speaker,
-        "rationale": rationale,
     }
+
+
+def _example(plan: Plan, clip: Path, truth: dict) -> Example:
+    """The manifest row: truth, and the rationales written from it."""
+    heard, rng = "audio" in plan.modalities, rng_of(plan.seed, plan.split, plan.index, 2)
+    units = {n: expressions.ActionUnit(**u) for n, u in (truth["action_units"] or {}).items()}
+    apex = {n: u.intensity for n, u in units.items()} if truth["action_units"] is not None else None
+    conflict = None
+    if plan.conflict:
+        conflict = {"face": plan.face, "voice": plan.voice, "winner": "face" if plan.label == plan.face else "voice"}
+    write = partial(
+        write_rationale, cue_truth(apex, truth["prosody"]), plan.label, rng, intensities=cue_strength(apex, truth["prosody"]),
+        times=cue_onsets(units, truth["duration"]), transcript=truth["text"] if heard else None, modalities=plan.modalities, conflict=conflict,
+    )
+    extra = {k: v for k, v in truth.items() if k != "label"}
+    return Example(clip=clip, label=plan.label, rationale=write(), extra=extra | {"rationale_plain": write(overall=plan.face)})
 
 
 def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, workers: int = 2) -> Iterator[int]:
@@ -250,3 +260,22 @@ def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, wor
 
 def _make_batch(plans: Sequence[Plan], sources: Sources, out: Path) -> dict[int, Example]:
     return {p.index: make(p, sources, out) for p in plans}
+
+
+def showcase(sources: Sources, out: Path, seed: int = 1) -> Iterator[Path]:
+    """The example clips: one of each emotion, one whose face and voice disagree, one mute, one without a picture.
+
+    Actors, voices and sentences are those of the test split. Each clip has its truth beside it as NAME.json.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    first = SPLITS["test"][0]
+    both, strong = ("video", "audio"), (1.0, 1.0)
+    plans = {e: Plan("test", 90_000 + i, seed, first + i, e, e, e, strong, both, False) for i, e in enumerate(EKMAN7)}
+    plans["conflict"] = Plan("test", 90_010, seed, first + 10, "angry", "happy", "angry", (0.5, 1.15), both, False)
+    plans["mute"] = Plan("test", 90_011, seed, first + 11, "happy", "happy", "happy", strong, ("video",), False)
+    plans["voice"] = Plan("test", 90_012, seed, first + 12, "sad", "sad", "sad", strong, ("audio",), False)
+    for name, plan in plans.items():
+        clip = out / f"{name}{'.wav' if plan.modalities == ('audio',) else '.mp4'}"
+        truth = _render_clip(plan, sources, clip)
+        clip.with_suffix(".json").write_text(json.dumps(truth, indent=1) + "\n")
+        yield clip

@@ -2,10 +2,10 @@
 
     03a01Wa.opus ─► speaker 03, sentence a01, W = Wut = angry, take a
 
-Source: Burkhardt et al., "A database of German emotional speech", Interspeech 2005; CC0-1.0; 16 kHz mono. Any audio
-suffix is taken. The 81 bored utterances (L) are left out, since boredom is in none of our label spaces: 454 of 535
-remain. Speakers 15 (male) and 16 (female) are the test split, everyone else trains. Levels were normalised by the
-makers, so loudness is no cue here.
+Source: Burkhardt et al., "A database of German emotional speech", Interspeech 2005; CC0-1.0; 16 kHz mono.
+WAV, FLAC and Opus are read. Bored utterances (L) are left out, since boredom is in none of our label spaces: 454
+of 535 remain. Speakers 15 (male) and 16 (female) are the test split, everyone else trains. The levels look
+normalised, so loudness is no cue here.
 """
 
 from collections import defaultdict
@@ -59,14 +59,14 @@ def speaker_baselines(examples: Iterable[Example]) -> dict[str, Prosody]:
     for example in examples:
         if example.label == "neutral":
             neutral[example.extra["speaker"]].append(measure(read_clip(example.clip, video=False).wave))
-    return {speaker: Prosody(*np.nanmedian(np.array(takes), 0).tolist()) for speaker, takes in neutral.items()}
+    return {speaker: Prosody(*np.nanmedian(takes, axis=0).tolist()) for speaker, takes in neutral.items()}
 
 
 def _example(clip: Path) -> Example:
     speaker, sentence, letter, take = clip.stem[:2], clip.stem[2:5], clip.stem[5:6], clip.stem[6:7]
     if speaker not in SPEAKERS or letter not in EMOTIONS or len(clip.stem) != 7:
         raise ManifestError(
-            f"{clip} is not an EmoDB name such as 03a01Wa (speaker, sentence, emotion, take). Move it elsewhere.",
+            f"{clip} is not an EmoDB name such as 03a01Wa (speaker, sentence, emotion, take). Move it.",
             code="bad_name",
         )
     split = "test" if speaker in TEST_SPEAKERS else "train"

@@ -1,13 +1,16 @@
 """What a face does in a clip: action units drawn for an emotion, and the rig's shapes at a moment of time.
 
-    emotion ─ sample_action_units ─► {"AU4": ActionUnit(intensity, onset, apex, offset), …} ─ shapes_at(t) ─► {shape: weight}
+    emotion ─ sample_action_units ─► {"AU4": ActionUnit(intensity, onset, apex, offset), …}
+            ─ shapes_at(…, t) ─► {"browDown_L": weight, …}
 
-Recipes follow EMFACS (Friesen and Ekman 1983): which action units go with which emotion. They are a convention for
-acted, prototypical expressions, not a law of felt emotion. `UNITS` says which rig shapes an action unit moves; it
-follows the table in ICT-FaceKit's README, except that AU10 moves `mouthUpperUp`, which looks the part.
+Recipes follow EMFACS (Friesen and Ekman 1983): which action units go with which emotion. They are a
+convention for acted, prototypical expressions, not a law of felt emotion. `UNITS` says which rig shapes an
+action unit moves; it follows the table in ICT-FaceKit's README, except that AU10 moves `mouthUpperUp`, which
+looks the part.
 
-A recipe alone would let a model write the right reasons without looking, since the label tells them. So each clip loses
-some of its recipe (`dropout`) and gains action units that do not belong to it (`distractors`); reference/actors.md has
+A recipe alone would let a model write the right reasons without looking, since the label tells them. So each
+clip loses some of its recipe (`dropout`) and gains action units that do not belong to it (`distractors`);
+reference/actors.md has
 the measurement: the gap between looking and guessing grows from 0.08 to 0.36 of the full reward.
 
 Intensities: 0 absent, 1 full, up to `STRONGEST`. Times are seconds from the start of the clip.
@@ -54,16 +57,16 @@ def _ease(x: float) -> float:
 
 # Action unit → the shapes it moves and how far; a name without side moves both sides.
 UNITS: dict[str, dict[str, float]] = {
-    "AU1": {"browInnerUp": 1.1},
+    "AU1": {"browInnerUp": 1.25},
     "AU2": {"browOuterUp": 1.0},
-    "AU4": {"browDown": 1.6},
+    "AU4": {"browDown": 1.9},
     "AU5": {"eyeWide": 1.25},
     "AU6": {"cheekSquint": 1.0, "eyeSquint": 0.55},
     "AU7": {"eyeSquint": 1.1, "eyeBlink": 0.12},
     "AU9": {"noseSneer": 1.05, "mouthUpperUp": 0.15},
     "AU10": {"mouthUpperUp": 0.85},
     "AU12": {"mouthSmile": 1.0},
-    "AU15": {"mouthFrown": 1.3},
+    "AU15": {"mouthFrown": 1.45},
     "AU17": {"mouthShrugLower": 0.8},
     "AU20": {"mouthStretch": 1.1},
     "AU23": {"mouthPress": 0.9, "mouthRollUpper": 0.25, "mouthRollLower": 0.3, "mouthShrugLower": 0.2},
@@ -73,7 +76,7 @@ UNITS: dict[str, dict[str, float]] = {
     "AU43": {"eyeBlink": 1.0},
     "AU64": {"eyeLookDown": 0.8, "eyeBlink": 0.12},
 }
-_CORRUGATOR_PULL = 0.45  # AU4 without AU1 also pulls the inner brow down, below what browDown reaches
+_CORRUGATOR_PULL = 0.8  # AU4 without AU1 also pulls the inner brow down, below what browDown reaches
 
 
 class Part(NamedTuple):
@@ -88,38 +91,43 @@ _ANGRY_BROW = {"AU4": Part(1.15, signature=True), "AU7": Part(0.95), "AU5": Part
 # One emotion may show in several ways; one is drawn.
 RECIPES: dict[str, tuple[dict[str, Part], ...]] = {
     "angry": (
-        {**_ANGRY_BROW, "AU23": Part(1.0), "AU17": Part(0.4, 0.6)},
-        {**_ANGRY_BROW, "AU24": Part(1.0)},
-        {**_ANGRY_BROW, "AU10": Part(0.7), "AU25": Part(1.1), "AU26": Part(0.35, 0.5), "AU9": Part(0.45, 0.5)},
-        {**_ANGRY_BROW, "AU23": Part(0.5, 0.5), "AU25": Part(0.9), "AU9": Part(0.5, 0.5)},
+        {**_ANGRY_BROW, "AU23": Part(1.0), "AU17": Part(0.6, 0.7)},
+        {**_ANGRY_BROW, "AU24": Part(1.0), "AU17": Part(0.6, 0.7)},
+        {**_ANGRY_BROW, "AU10": Part(0.55), "AU25": Part(1.1), "AU26": Part(0.35, 0.5)},
+        {**_ANGRY_BROW, "AU25": Part(1.0), "AU26": Part(0.5, 0.7)},
     ),
     "disgust": (
-        {"AU9": Part(1.0, signature=True), "AU10": Part(0.8, 0.7), "AU7": Part(0.4, 0.4), "AU4": Part(0.35, 0.4)},
-        {"AU10": Part(1.0, signature=True), "AU9": Part(0.7), "AU15": Part(0.45, 0.5), "AU17": Part(0.55, 0.6)},
+        {"AU9": Part(1.0, signature=True), "AU10": Part(0.8, 0.7), "AU7": Part(0.4, 0.4),
+         "AU4": Part(0.35, 0.4)},
+        {"AU10": Part(1.0, signature=True), "AU9": Part(0.7), "AU15": Part(0.45, 0.5),
+         "AU17": Part(0.55, 0.6)},
         {"AU9": Part(0.9, signature=True), "AU10": Part(0.9), "AU25": Part(0.8), "AU26": Part(0.3, 0.5)},
     ),
     "fear": (
-        {"AU1": Part(1.0), "AU2": Part(0.6, 0.8), "AU4": Part(0.5, 0.8), "AU5": Part(1.1), "AU7": Part(0.35, 0.3),
-         "AU20": Part(1.0, signature=True), "AU25": Part(0.7, 0.7), "AU26": Part(0.3, 0.4)},
+        {"AU1": Part(1.0), "AU2": Part(0.6, 0.8), "AU4": Part(0.5, 0.8), "AU5": Part(1.1),
+         "AU7": Part(0.35, 0.3), "AU20": Part(1.0, signature=True), "AU25": Part(0.8, 0.9),
+         "AU26": Part(0.45, 0.7)},
     ),
     "happy": (
         {"AU6": Part(0.85, 0.9), "AU12": Part(1.0, signature=True), "AU25": Part(0.8, 0.6)},
         {"AU6": Part(0.9, 0.9), "AU12": Part(1.1, signature=True), "AU25": Part(0.8), "AU26": Part(0.5, 0.6)},
     ),
     "sad": (
-        {"AU1": Part(1.1), "AU4": Part(0.6, 0.8), "AU15": Part(1.0, signature=True), "AU17": Part(0.5, 0.5),
+        {"AU1": Part(1.1), "AU4": Part(0.55, 0.8), "AU15": Part(1.05, signature=True), "AU17": Part(0.6, 0.7),
          "AU64": Part(0.55, 0.5), "AU43": Part(0.3, 0.25)},
     ),
     "surprise": (
-        {"AU1": Part(1.0), "AU2": Part(1.0), "AU5": Part(0.8, 0.9), "AU26": Part(0.9, signature=True)},
-        {"AU1": Part(1.1), "AU2": Part(1.1, signature=True), "AU5": Part(0.7), "AU25": Part(0.6), "AU26": Part(0.5)},
+        {"AU1": Part(1.0), "AU2": Part(1.0), "AU5": Part(0.8, 0.9), "AU26": Part(1.1, signature=True)},
+        {"AU1": Part(1.1), "AU2": Part(1.1, signature=True), "AU5": Part(0.7), "AU25": Part(0.6),
+         "AU26": Part(0.7)},
     ),
     "neutral": ({},),
 }  # fmt: skip
 
 # Two that a face cannot show together, or that would hide each other.
 _OPPOSED = (
-    {"AU12", "AU15"}, {"AU12", "AU20"}, {"AU23", "AU25"}, {"AU23", "AU26"}, {"AU24", "AU25"}, {"AU24", "AU26"},
+    {"AU12", "AU15"}, {"AU12", "AU20"}, {"AU23", "AU25"}, {"AU23", "AU26"}, {"AU24", "AU25"},
+    {"AU24", "AU26"},
     {"AU5", "AU43"}, {"AU7", "AU43"}, {"AU64", "AU43"}, {"AU5", "AU64"}, {"AU12", "AU24"}, {"AU23", "AU24"},
     {"AU10", "AU24"}, {"AU10", "AU23"},
 )  # fmt: skip
@@ -138,8 +146,10 @@ def sample_action_units(
     Args:
         emotion: a key of `RECIPES`.
         intensity: of the emotion, about 0.4 to 1.15.
-        dropout: the chance of each unit of the recipe to be left out. At least two units, or one signature unit, stay.
-        distractors: at most so many units from outside the recipe are added, weaker than the recipe's strongest.
+        dropout: the chance of each unit of the recipe to be left out. At least two units, or one signature
+            unit, stay.
+        distractors: at most so many units from outside the recipe are added, weaker than the recipe's
+            strongest.
         duration: of the clip in seconds, for onsets and offsets.
 
     Returns:
@@ -148,10 +158,12 @@ def sample_action_units(
     recipe = RECIPES[emotion][rng.integers(len(RECIPES[emotion]))]
     kept = _drop(recipe, rng, dropout)
     drawn = {unit: recipe[unit].weight * intensity * rng.uniform(0.75, 1.15) for unit in kept}
-    foreign = _distract(recipe, drawn, rng, rng.integers(distractors + 1))
+    foreign = _distract(recipe, drawn, rng, int(rng.integers(distractors + 1)))
     levels = sorted((drawn | foreign).items(), key=lambda item: -item[1])
     beat = rng.uniform(0.0, 0.3) * duration  # the units of an expression set in nearly together
-    return {unit: _timed(min(level, STRONGEST), beat, duration, unit in foreign, rng) for unit, level in levels}
+    return {
+        unit: _timed(min(level, STRONGEST), beat, duration, unit in foreign, rng) for unit, level in levels
+    }
 
 
 def _drop(recipe: Mapping[str, Part], rng: np.random.Generator, dropout: float) -> list[str]:

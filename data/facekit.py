@@ -1,22 +1,26 @@
-"""The head that the synthetic actors wear: ICT-FaceKit Light, a morphable face with ARKit-like expression shapes.
+"""The head that the synthetic actors wear: ICT-FaceKit Light, a morphable face with ARKit-like expression
+shapes.
 
     vertices = neutral + Σ identity_i · identities_i + Σ weight_name · expressions[name]
 
-100 identity modes come from light-stage scans of real people, the 53 expression shapes are sculpted and named after
-ARKit with _L and _R. The model (MIT, USC Institute for Creative Technologies) is a folder `FaceXModel` of OBJ files at
-github.com/ICT-VGL/ICT-FaceKit; `convert` reads it once into one .npz of 17 MB with the keys
+100 identity modes come from light-stage scans of real people, the 53 expression shapes are sculpted and named
+after ARKit with _L and _R. The model (MIT, USC Institute for Creative Technologies) is a folder `FaceXModel`
+of OBJ files at github.com/ICT-VGL/ICT-FaceKit; `convert` reads it once into one .npz of 17 MB with the keys
 
-    N (V, 3) neutral            E (53, V, 3) float16 deltas      ex (53,) shape names       lm (68,) landmark vertices
-    I (100, V, 3) float16       vt (U, 2) texture coordinates    fv, ft (F, 3) triangles    mat (F,), matnames (12,)
+    N (V, 3) neutral            E (53, V, 3) float16 deltas      ex (53,) shape names
+    I (100, V, 3) float16       vt (U, 2) texture coordinates    fv, ft (F, 3) triangles
+    lm (68,) landmark vertices  mat (F,) and matnames (12,) the material of each triangle
 
-Letters: V vertices, U texture vertices, F triangles. Lengths are centimetres; x to the actor's left, y up, z forward.
-Left out of what `load_rig` returns: the parts that we do not draw (separate iris, tear fluid, lashes, occluders).
+Letters: V vertices, U texture vertices, F triangles. Lengths are centimetres; x to the actor's left, y up, z
+forward. Left out of what `load_rig` returns: the parts that we do not draw (separate iris, tear fluid,
+lashes, occluders).
 
-Source: Li et al. 2020, "Learning Formation of Physically-Based Face Attributes", arXiv 2004.03458, and the README of
-the repository, which lists the vertex ranges and the 68 Multi-PIE landmarks used below.
+Source: Li et al. 2020, "Learning Formation of Physically-Based Face Attributes", arXiv 2004.03458, and the
+README of the repository, which lists the vertex ranges and the 68 Multi-PIE landmarks used below.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +28,10 @@ import numpy as np
 
 from omni.errors import OmniError
 
-# What a triangle is made of, as the rasteriser knows it. The last three are not in the rig: hair.py makes them.
+_KEYS = ("N", "vt", "fv", "ft", "mat", "matnames", "ex", "E", "I", "lm")
+
+# What a triangle is made of, as the rasteriser knows it. The last three are not in the rig: hair.py makes
+# them.
 FACE, SKIN, CAVITY, GUMS, TEETH, EYE_LEFT, EYE_RIGHT, HAIR, GLASSES = range(9)
 _PARTS = {
     "M_Face": FACE,
@@ -34,30 +41,36 @@ _PARTS = {
     "M_ScleraLeft": EYE_LEFT,
     "M_ScleraRight": EYE_RIGHT,
 }
-_SOCKETS = range(11248, 14062)  # vertices of the mouth and eye sockets, which the model files under M_BackHead
+_SOCKETS = range(
+    11248, 14062
+)  # vertices of the mouth and eye sockets, which the model files under M_BackHead
 
 # fmt: off
-LANDMARKS = (  # Multi-PIE 68, zero-based vertex numbers
-    1225, 1888, 1052, 367, 1719, 1722, 2199, 1447, 966, 3661, 4390, 3927, 3924, 2608, 3272, 4088, 3443,  # jaw
-    268, 493, 1914, 2044, 1401, 3615, 4240, 4114, 2734, 2509,                                            # brows
-    978, 4527, 4942, 4857, 1140, 2075, 1147, 4269, 3360,                                                 # nose
-    1507, 1542, 1537, 1528, 1518, 1511, 3742, 3751, 3756, 3721, 3725, 3732,                              # eyes
-    5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957, 5841,                                 # outer lip
-    5702, 5711, 5533, 6216, 6207, 6470, 5517, 5966,                                                      # inner lip
+LANDMARKS = (  # Multi-PIE 68, zero-based vertex numbers: jaw, brows, nose, eyes, outer lip, inner lip
+    1225, 1888, 1052, 367, 1719, 1722, 2199, 1447, 966, 3661, 4390, 3927, 3924, 2608, 3272, 4088, 3443,
+    268, 493, 1914, 2044, 1401, 3615, 4240, 4114, 2734, 2509,
+    978, 4527, 4942, 4857, 1140, 2075, 1147, 4269, 3360,
+    1507, 1542, 1537, 1528, 1518, 1511, 3742, 3751, 3756, 3721, 3725, 3732,
+    5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957, 5841,
+    5702, 5711, 5533, 6216, 6207, 6470, 5517, 5966,
 )
-_NAMED_ONCE = ("jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft", "mouthPucker",
-               "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper")
-_NAMED_TWICE = ("browDown", "browInnerUp", "browOuterUp", "cheekPuff", "cheekSquint", "eyeBlink", "eyeLookDown",
-                "eyeLookIn", "eyeLookOut", "eyeLookUp", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown",
-                "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer")
+_NAMED_ONCE = (
+    "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+)
+_NAMED_TWICE = (
+    "browDown", "browInnerUp", "browOuterUp", "cheekPuff", "cheekSquint", "eyeBlink", "eyeLookDown",
+    "eyeLookIn", "eyeLookOut", "eyeLookUp", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown",
+    "mouthLowerDown", "mouthPress", "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer",
+)
 # fmt: on
 SHAPES = tuple(sorted((*_NAMED_ONCE, *(f"{name}_{side}" for name in _NAMED_TWICE for side in "LR"))))
 
 
 class Delta(NamedTuple):
-    """A sparse displacement: `offset[k]` is added to vertex `index[k]`."""
+    """A sparse displacement: `offset[k]` is added to vertex `at[k]`."""
 
-    index: np.ndarray  # (K,) int32
+    at: np.ndarray  # (K,) int32
     offset: np.ndarray  # (K, 3) float32, cm
 
 
@@ -77,8 +90,9 @@ class Rig:
     def landmark_uv(self) -> np.ndarray:
         """Texture coordinates of the 68 landmarks, (68, 2)."""
         face = self.materials == FACE
-        corner = dict(zip(self.triangles[face].ravel().tolist(), self.uv_triangles[face].ravel().tolist(), strict=True))
-        return self.uv[[corner[v] for v in self.landmarks.tolist()]]
+        corner = np.zeros(len(self.vertices), np.int32)
+        corner[self.triangles[face]] = self.uv_triangles[face]
+        return self.uv[corner[self.landmarks]]
 
 
 def load_rig(path: str | Path) -> Rig:
@@ -91,17 +105,18 @@ def load_rig(path: str | Path) -> Rig:
     file = path / "facekit_full.npz" if path.is_dir() else path
     if not file.is_file():
         raise OmniError(
-            f"{file} does not exist. Make it from the ICT-FaceKit repository: python -m data facekit FaceXModel {file}"
+            f"{file} does not exist. Make it from the ICT-FaceKit repository: "
+            f"python -m data facekit FaceXModel {file}"
         )
     with np.load(file, allow_pickle=False) as stored:
-        missing = [key for key in ("N", "vt", "fv", "ft", "mat", "matnames", "ex", "E", "I", "lm") if key not in stored]
+        missing = [key for key in _KEYS if key not in stored]
         if missing:
-            raise OmniError(f"{file} has no {', '.join(missing)}: not a whole head. Convert the OBJ files again.")
+            raise OmniError(f"{file} has no {', '.join(missing)}. Make it again: python -m data facekit")
         return _drawn({key: stored[key] for key in stored.files})
 
 
 def _drawn(stored: dict[str, np.ndarray]) -> Rig:
-    """The stored head without the parts that are never drawn; vertices and texture vertices are renumbered."""
+    """The stored head without the parts that are never drawn; vertices and uv are renumbered."""
     names = stored["matnames"].tolist()
     code = np.array([_PARTS.get(name, -1) for name in names], np.int32)
     part = code[stored["mat"]]  # (F,)
@@ -110,7 +125,9 @@ def _drawn(stored: dict[str, np.ndarray]) -> Rig:
     keep = part >= 0
     used, triangles = np.unique(stored["fv"][keep], return_inverse=True)
     used_uv, uv_triangles = np.unique(stored["ft"][keep], return_inverse=True)
-    expressions = {str(name): _sparse(delta[used]) for name, delta in zip(stored["ex"], stored["E"], strict=True)}
+    expressions = {
+        str(name): _sparse(delta[used]) for name, delta in zip(stored["ex"], stored["E"], strict=True)
+    }
     return Rig(
         vertices=stored["N"][used].astype(np.float32),
         identities=stored["I"][:, used].astype(np.float32),
@@ -133,35 +150,38 @@ def convert(src: str | Path, out: str | Path) -> Path:
     """Read the public folder of OBJ files and write the .npz that `load_rig` reads.
 
     Args:
-        src: the repository, or its folder `FaceXModel`, with `generic_neutral_mesh.obj`, `identity000.obj` and so on,
-            and one OBJ per expression shape. Shapes outside `SHAPES` (pupils, cheekRaiser) are left out.
+        src: the repository, or its folder `FaceXModel`, with `generic_neutral_mesh.obj`, `identity000.obj`
+            and so on, and one OBJ per expression shape. Shapes outside `SHAPES` (pupils, cheekRaiser) are
+            left out.
         out: the file to write.
 
     Raises:
-        OmniError: the neutral mesh, every identity or every shape is missing, or a mesh has another vertex count.
+        OmniError: the neutral mesh, every identity or every shape is missing, or a mesh has another vertex
+        count.
     """
     src = Path(src)
     folder = src / "FaceXModel" if (src / "FaceXModel").is_dir() else src
     neutral = folder / "generic_neutral_mesh.obj"
     if not neutral.is_file():
-        raise OmniError(f"{folder} has no generic_neutral_mesh.obj. Give the folder FaceXModel of ICT-FaceKit.")
+        raise OmniError(
+            f"{folder} has no generic_neutral_mesh.obj. Give the folder FaceXModel of ICT-FaceKit."
+        )
     shapes = [name for name in SHAPES if (folder / f"{name}.obj").is_file()]
     identities = sorted(folder.glob("identity[0-9]*.obj"))
     if not shapes or not identities:
-        raise OmniError(f"{folder} has no identity000.obj or no browDown_L.obj. Give the whole folder FaceXModel.")
+        raise OmniError(
+            f"{folder} has no identity000.obj or no browDown_L.obj. Give the whole folder FaceXModel."
+        )
     mesh = _read_obj(neutral)
     if max(LANDMARKS) >= len(mesh["N"]):
         mesh["lm"] = np.zeros(0, np.int64)  # not the public topology: no landmark is known
     vertices = mesh["N"]
-    out = Path(out)
+    out = Path(out).with_suffix(".npz")
     out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        out,
-        **mesh,
-        ex=np.array(shapes),
-        E=np.stack([_delta(folder / f"{name}.obj", vertices) for name in shapes]),
-        I=np.stack([_delta(file, vertices) for file in identities]),
-    )
+    mesh["ex"] = np.array(shapes)
+    mesh["E"] = np.stack([_delta(folder / f"{name}.obj", vertices) for name in shapes])
+    mesh["I"] = np.stack([_delta(file, vertices) for file in identities])
+    np.savez_compressed(out, allow_pickle=False, **mesh)
     return out
 
 
@@ -169,7 +189,9 @@ def _delta(file: Path, neutral: np.ndarray) -> np.ndarray:
     """Displacement of a mesh from the neutral one, (V, 3) float16."""
     vertices = _read_vertices(file)
     if vertices.shape != neutral.shape:
-        raise OmniError(f"{file} has {len(vertices)} vertices, the neutral mesh {len(neutral)}. Fetch {file.name} again.")
+        raise OmniError(
+            f"{file} has {len(vertices)} vertices, the neutral mesh {len(neutral)}. Fetch {file.name} again."
+        )
     return (vertices - neutral).astype(np.float16)
 
 
@@ -180,7 +202,7 @@ def _read_vertices(file: Path) -> np.ndarray:
 
 
 def _read_obj(file: Path) -> dict[str, np.ndarray]:
-    """Vertices, texture coordinates, material groups and fan-split triangles of an OBJ file, under our keys."""
+    """Vertices, texture coordinates, materials and fan-split triangles of an OBJ file, under our keys."""
     uv: list[list[str]] = []
     names = ["none"]  # the group of triangles before the first usemtl
     current = 0
@@ -195,10 +217,11 @@ def _read_obj(file: Path) -> dict[str, np.ndarray]:
                 names += [words[0]] if words[0] not in names else []
                 current = names.index(words[0])
             elif kind == "f":
-                fan = [(words[0], b, c) for b, c in zip(words[1:], words[2:], strict=False)]
+                fan = [(words[0], b, c) for b, c in pairwise(words[1:])]
                 triangles += fan
                 material += [current] * len(fan)
-    corner = np.array([[word.split("/")[:2] for word in triangle] for triangle in triangles], np.int32) - 1  # (F, 3, 2)
+    words_of = [[word.split("/")[:2] for word in triangle] for triangle in triangles]
+    corner = np.array(words_of, np.int32) - 1  # (F, 3, 2)
     return {
         "N": _read_vertices(file).astype(np.float32),
         "vt": np.array(uv, np.float32),

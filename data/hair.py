@@ -1,9 +1,9 @@
 """Hair, clothes and glasses: what an actor wears over the bare head.
 
-Short hair is not modelled but declared: a field over the vertices of the scalp, above 0 inside the hair line, which the
-rasteriser colours, and a lift of those vertices along their normals that gives it volume. Hair that falls past the ears
-is a separate sheet of triangles around the back of the head. Lengths are centimetres in the head's frame
-(eyes at y = 3.5, chin −7.6, crown 14.5, ears at x = ±7.5).
+Short hair is not modelled but declared: a field over the vertices of the scalp, above 0 inside the hair line,
+which the rasteriser colours, and a lift of those vertices along their normals that gives it volume. Hair that
+falls past the ears is a separate sheet of triangles around the back of the head. Lengths are centimetres in
+the head's frame (eyes at y = 3.5, chin −7.6, crown 14.5, ears at x = ±7.5).
 """
 
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ class Style:
     falls_to: float | None = None  # y where long hair ends
     fringe: float | None = None  # y of the lower edge over the forehead
     cover: float = 1.0  # 1 hides the scalp
-    strands: tuple[float, float, float] = (42.0, 6.0, 30.0)  # noise cells per cm along x, y, z: streaks down the head
-    covers: bool = True
+    strands: tuple[float, float, float] = (42.0, 6.0, 30.0)  # noise cells per cm along x, y, z: streaks down
+    grows: bool = True  # False: bald
 
 
 STYLES = {
     "short": Style(),
     "receding": Style(line=1.6, lift=0.15),
     "shaved": Style(lift=0.0, cover=0.5, strands=(40, 40, 40)),
-    "bald": Style(covers=False),
+    "bald": Style(grows=False),
     "fringe": Style(lift=0.55, fringe=7.4),
     "curly": Style(lift=1.3, rough=0.55, line=0.2, strands=(26, 26, 26)),
     "afro": Style(lift=2.6, rough=0.3, line=0.3, strands=(34, 34, 34)),
@@ -51,8 +51,8 @@ STYLES = {
     "long": Style(lift=0.5, falls_to=-17.0, line=0.2),
 }
 _LIKELY = {  # (feminine, masculine) weights; a convention of looks, not a claim
-    "short": (1, 6), "receding": (0, 2), "shaved": (0.2, 2), "bald": (0, 1.2), "fringe": (1, 2), "curly": (1.5, 1.5),
-    "afro": (1, 0.7), "bob": (3, 0.2), "bob with fringe": (2, 0.1), "long": (5, 0.5),
+    "short": (1, 6), "receding": (0, 2), "shaved": (0.2, 2), "bald": (0, 1.2), "fringe": (1, 2),
+    "curly": (1.5, 1.5), "afro": (1, 0.7), "bob": (3, 0.2), "bob with fringe": (2, 0.1), "long": (5, 0.5),
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def hair_field(rig: Rig, at: np.ndarray, style: Style, line: float) -> np.ndarra
     Args:
         at: (V, 3) the actor's neutral head. line: the person's own hair line, added to the style's.
     """
-    if not style.covers:
+    if not style.grows:
         return np.full(len(at), _NOTHING, np.float32)
     x, y, z = at.T
     on_face = np.zeros(len(at), bool)
@@ -83,7 +83,9 @@ def hair_field(rig: Rig, at: np.ndarray, style: Style, line: float) -> np.ndarra
     return np.where(ear, _NOTHING, np.maximum(np.maximum(crown, back), temple)).astype(np.float32)
 
 
-def lift_hair(at: np.ndarray, normal: np.ndarray, field: np.ndarray, style: Style, noise: np.ndarray) -> np.ndarray:
+def lift_hair(
+    at: np.ndarray, normal: np.ndarray, field: np.ndarray, style: Style, noise: np.ndarray
+) -> np.ndarray:
     """The head with its hair raised off the scalp, (V, 3); `noise` (512, 512) makes it uneven."""
     inside = np.clip(field / (0.8 + style.lift), 0, 1)
     rough = noise[(at[:, 1] * 14).astype(int) % 512, ((at[:, 0] + at[:, 2]) * 14).astype(int) % 512] * 6
@@ -98,7 +100,8 @@ def cloth_field(at: np.ndarray, neckline: float) -> np.ndarray:
 
 
 def falling_hair(at: np.ndarray, style: Style, rng: np.random.Generator) -> Sheet:
-    """A sheet around the back of the head from temple to temple, down to `style.falls_to`."""
+    """A sheet around the back of the head from temple to temple, down to `style.falls_to`, which is set."""
+    assert style.falls_to is not None
     width, back = np.abs(at[at[:, 1] > 5, 0]).max(), -at[at[:, 1] > 0, 2].min()
     height = np.linspace(12.5, style.falls_to, 28)[:, None]  # rows
     angle = np.linspace(-1.0, 1.0, 41)[None] * rng.uniform(1.62, 1.80)  # from straight back to past the ear
@@ -130,7 +133,9 @@ def spectacles(at: np.ndarray, rig: Rig, rng: np.random.Generator) -> Sheet:
     inner, outer = rx + 0.4, eyes[1, 0] * 1.04 + rx
     level = eyes[:, 1].mean()
     x = np.array([[-inner + 1.6, inner - 1.6]] * 2)
-    parts.append((_points(x, level + np.array([[0.35] * 2, [0.35 + rim] * 2]), np.full((2, 2), front)), _grid(2, 2)))
+    parts.append(
+        (_points(x, level + np.array([[0.35] * 2, [0.35 + rim] * 2]), np.full((2, 2), front)), _grid(2, 2))
+    )
     for sign in (-1, 1):
         x = sign * np.array([[outer, 8.1]] * 2)
         z = np.array([[front - 0.045 * outer**2, 1.0]] * 2)
@@ -150,5 +155,3 @@ def _grid(rows: int, columns: int) -> np.ndarray:
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
     a, b, c, d = corner, corner + 1, corner + columns, corner + columns + 1
     return np.stack([a, c, b, b, c, d], 1).reshape(-1, 3).astype(np.int32)
-
-

@@ -1,7 +1,7 @@
 """What a face does besides feeling: blinks, glances and small movements of the head.
 
-A `Motion` is drawn once per clip, without a look at the emotion, so that it gives nothing away. Glances stay below what
-counts as looking down (AU64). Angles are radians, times seconds.
+A `Motion` is drawn once per clip, without a look at the emotion, so that it gives nothing away. Glances stay
+below what counts as looking down (AU64). Angles are radians, times seconds.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,9 @@ class Motion:
     speed: tuple[float, float, float]  # hertz
     phase: tuple[float, float, float]
     blinks: tuple[float, ...]  # times of closed lids
-    glances: tuple[tuple[float, float, float], ...]  # from this time on: sideways (left positive), up, both −1 to 1
+    glances: tuple[
+        tuple[float, float, float], ...
+    ]  # from this time on: sideways (left positive), up, both −1 to 1
 
 
 def sample_motion(rng: np.random.Generator, duration: float = 2.0) -> Motion:

@@ -22,6 +22,11 @@ NOUNS = {
     "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness", "sad": "sadness",
     "surprise": "surprise", "neutral": "a neutral state",
 }  # fmt: skip
+ADJECTIVES = {
+    "angry": "angry", "disgust": "disgusted", "fear": "afraid", "happy": "happy", "sad": "sad",
+    "surprise": "surprised", "neutral": "ordinary",
+}  # fmt: skip
+OVERALL = ("face as a whole looks {}", "expression as a whole looks {}", "face taken whole looks {}")
 FRAMES = {
     "face": ("", "", "", "", "Visibly, ", "On screen, "),
     "voice": ("", "", "", "", "Audibly, ", "By ear, "),
@@ -76,6 +81,7 @@ def write_rationale(
     transcript: str | None = None,
     modalities: Sequence[str] = ("video", "audio"),
     conflict: Mapping[str, str] | None = None,
+    overall: str | None = None,
 ) -> str:
     """Writes one short rationale that is true of the clip and concludes with the label.
 
@@ -88,6 +94,8 @@ def write_rationale(
         transcript: what is said; named now and then, never quoted.
         modalities: the senses that the clip has, of "video" and "audio".
         conflict: {"face": emotion, "voice": emotion, "winner": "face" or "voice"} where they disagree.
+        overall: the emotion of the face as a whole, said in place of its cues: for a reader who is given what the
+            expression net makes of the face, and no detail of it.
 
     Raises:
         ValueError: the conflict's winner does not lead to the label.
@@ -95,7 +103,7 @@ def write_rationale(
     >>> from omni.cues.truth import cue_truth
     >>> truth = cue_truth({"AU4": 0.9, "AU24": 0.8}, None)
     >>> write_rationale(truth, "angry", np.random.default_rng(0), modalities=("video",))
-    'The lips are tightened and the brow is furrowed. There is no sound. This fits anger.'
+    'Nothing is heard. The lips are tightened and the brow is furrowed. Overall this shows anger.'
     """
     if conflict and conflict[conflict["winner"]] != label:
         raise ValueError(
@@ -103,10 +111,13 @@ def write_rationale(
             f"but the label is {label!r}. Change the winner or the label."
         )
     truth = {name: there for name, there in truth.items() if _sense(name) in _senses(modalities)}
-    face = _clauses(truth, "face", int(rng.integers(2, 5)), rng, intensities or {})
-    voice = _clauses(truth, "voice", int(rng.integers(1, 3)), rng, intensities or {})
+    if overall and "face" in _present(truth):
+        face = [Clause("", _choose(rng, OVERALL).format(ADJECTIVES[overall]), overall != "neutral")]
+    else:
+        face = _clauses(truth, "face", int(rng.integers(2, 5)), rng, intensities or {})
+    voice = _clauses(truth, "voice", 1 + int(rng.random() < 0.6), rng, intensities or {})
     told = conflict and _shows(face, conflict["face"]) and _shows(voice, conflict["voice"])
-    if not told and rng.random() < (0.6 if len(face) < 2 else 0.2):
+    if not overall and not told and rng.random() < (0.6 if len(face) < 2 else 0.2):
         face += _denial(truth, rng)
     said = {
         "face": _sentence("face", face, truth, rng, times or {}),
@@ -154,19 +165,23 @@ def _present(truth: Truth) -> set[str]:
 def _clauses(
     truth: Truth, sense: str, count: int, rng: np.random.Generator, strengths: Mapping[str, float]
 ) -> list[Clause]:
-    """Up to `count` true cues of one sense; those of rest ("the face is still") only if nothing else is true."""
+    """Up to `count` true cues of one sense, those of rest ("the pace is moderate") last."""
     true = (CUES[name] for name, there in truth.items() if there and _sense(name) == sense)
     cues = [cue for cue in true if cue.forms]
-    active = [cue for cue in cues if cue.direction]
-    cues = active or sorted(cues, key=lambda cue: -len(cue.measures))[: 1 + (rng.random() < 0.3)]
+    drawn = _draw(cues, [strengths.get(cue.name, 1.0) for cue in cues], rng)
     chosen: list[Cue] = []
-    for cue in _draw(cues, [strengths.get(cue.name, 1.0) for cue in cues], rng):
+    for cue in sorted(drawn, key=_rest_last):
         if len(chosen) < count and not any(_repeats(cue, other) for other in chosen):
             chosen.append(cue)
     clauses: list[Clause] = []
     for cue in chosen:
         clauses.append(Clause(cue.name, _phrase(cue, rng, strengths, said=clauses), bool(cue.direction)))
     return clauses
+
+
+def _rest_last(cue: Cue) -> tuple[bool, int]:
+    """Sorts what moves first, then what rests, wide statements ("the tone is plain") before narrow ones."""
+    return (True, -len(cue.measures)) if cue.direction == 0 else (False, 0)
 
 
 def _repeats(cue: Cue, other: Cue) -> bool:
@@ -182,7 +197,7 @@ def _draw(cues: list[Cue], weights: list[float], rng: np.random.Generator) -> li
 
 def _phrase(cue: Cue, rng: np.random.Generator, strengths: Mapping[str, float], *, said: list[Clause]) -> str:
     """One wording of the cue, if possible with a new subject: not "the pitch … and the pitch …"."""
-    word = degree(strengths.get(cue.name, 0.0)) if rng.random() < 0.4 else ""
+    word = degree(strengths.get(cue.name, 0.0)) if rng.random() < 0.5 else ""
     subjects = {clause.text.split()[0] for clause in said}
     fresh = [form for form in cue.forms if form.split()[0] not in subjects]
     return spell(_choose(rng, fresh or cue.forms), word)
@@ -244,7 +259,7 @@ def _framed(sense: str, sentence: str, rng: np.random.Generator) -> str:
 
 
 def _shows(clauses: list[Clause], emotion: str) -> bool:
-    """Whether the clauses can stand as signs of the emotion; rest is a sign of neutral, and of nothing else."""
+    """Whether the clauses can stand as signs of the emotion; rest is a sign of neutral and nothing else."""
     return bool(clauses) and (emotion == "neutral") != any(clause.active for clause in clauses)
 
 
@@ -263,10 +278,10 @@ def _conclusion(
     label: str, face: list[Clause], voice: list[Clause], rng: np.random.Generator, *, agree: bool
 ) -> str:
     if label == "neutral":
-        forms = MIXED_CONCLUSIONS if any(clause.active for clause in face + voice) else PLAIN_CONCLUSIONS
-    else:
-        forms = JOINT_CONCLUSIONS + CONCLUSIONS if agree and face and voice else CONCLUSIONS
-    return _choose(rng, forms).format(_noun(label))
+        moved = any(clause.active for clause in face + voice)
+        return _choose(rng, MIXED_CONCLUSIONS if moved else PLAIN_CONCLUSIONS).format(_noun(label))
+    joint = JOINT_CONCLUSIONS if agree and face and voice else ()
+    return _choose(rng, CONCLUSIONS + joint).format(_noun(label))
 
 
 def _noun(label: str) -> str:

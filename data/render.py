@@ -1,14 +1,16 @@
 """One frame of a synthetic actor: a person, a scene and the weights of an expression in, a picture out.
 
     actor, scene = Actor(rig, seed=3), Scene(seed=3, size=160)
-    frame = render(actor, scene, {"mouthSmile_L": 1.0, "mouthSmile_R": 1.0}, Pose(yaw=0.1))   # (160, 160, 3) uint8
+    frame = render(actor, scene, {"mouthSmile_L": 1.0, "mouthSmile_R": 1.0}, Pose(yaw=0.1))   # (160, 160, 3)
+    uint8
 
-Everything about a person follows from the seed: 100 identity modes, skin, hair, iris, brows, beard, age, clothes,
-glasses. Everything about a scene too: background, light, camera, and how the camera and the network spoil the picture
-(`Degradation`). Expression lines (between the brows, beside the nose …) are textures weighted by the shapes, because
-the rig is too coarse to fold skin. The picture is the same for the same seeds, weights, pose and random state.
+Everything about a person follows from the seed: 100 identity modes, skin, hair, iris, brows, beard, age,
+clothes, glasses. Everything about a scene too: background, light, camera, and how the camera and the network
+spoil the picture (`Degradation`). Expression lines (between the brows, beside the nose …) are textures
+weighted by the shapes, because the rig is too coarse to fold skin. The picture is the same for the same
+seeds, weights, pose and random state.
 
-Letters: V vertices, F triangles, S the side of the picture. The look and its measured limits: docs/actors.md.
+Letters: V vertices, F triangles, S the side of the picture.
 """
 
 import io
@@ -28,23 +30,29 @@ try:
     from . import hair, raster, texture
 except ImportError as err:
     raise OmniError(
-        f"Rendering actors needs {err.name}. Install the extra: pip install 'omni-emotion[actors]'", code="missing_extra"
+        f"Rendering actors needs {err.name}. Install the extra: pip install 'omni-emotion[actors]'",
+        code="missing_extra",
     ) from err
 from .facekit import EYE_LEFT, EYE_RIGHT, Rig
 
 # fmt: off
-SKIN_TONES = ((255, 224, 196), (241, 194, 160), (224, 172, 135), (198, 134, 98), (158, 103, 72), (118, 76, 52),
-              (92, 58, 40))  # light to dark; drawn evenly so that results can be reported per tone
-_HAIR_COLOURS = ((30, 22, 18), (52, 36, 25), (86, 56, 34), (120, 82, 48), (176, 136, 84), (150, 70, 40),
-                 (120, 118, 116), (200, 196, 190))
+SKIN_TONES = (  # light to dark; drawn evenly so that results can be reported per tone
+    (255, 224, 196), (241, 194, 160), (224, 172, 135), (198, 134, 98), (158, 103, 72), (118, 76, 52),
+    (92, 58, 40),
+)
+_HAIR_COLOURS = (
+    (30, 22, 18), (52, 36, 25), (86, 56, 34), (120, 82, 48), (176, 136, 84), (150, 70, 40), (120, 118, 116),
+    (200, 196, 190),
+)
 _IRIS_COLOURS = ((70, 45, 25), (95, 65, 35), (60, 95, 130), (85, 115, 85), (110, 120, 125))
 # fmt: on
 _PIVOT = np.array([0.0, -6.0, -2.0], np.float32)  # cm, where the neck turns
-_FRAME_CM = 36.0  # width of the picture at focal 1
+_FRAME_CM = 36.0  # width of the picture at zoom 1
+_METERED = 150.0  # brightness that the camera aims at for a face
 
 
 class Pose(NamedTuple):
-    """Where the head points, in radians: yaw to the actor's left, pitch down, roll to the actor's right shoulder."""
+    """Where the head points, in radians: yaw to the actor's left, pitch down, roll to the left shoulder."""
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -95,7 +103,7 @@ class Actor:
         look = texture.Skin(
             tone=tuple(skin),
             hair=tuple(colour),
-            lipstick=float(rng.uniform(0.2, 0.75) if self.feminine else rng.uniform(0.08, 0.3)),
+            lipstick=float(rng.uniform(0.1, 0.65) if self.feminine else rng.uniform(0.0, 0.15)),
             lashes=1.0 if self.feminine else 0.75,
             beard=beard,
             brow_width=float(rng.uniform(7, 12) * (0.8 if self.feminine else 1.1)),
@@ -129,7 +137,9 @@ class Actor:
         self.materials = np.concatenate([rig.materials, *codes])
         count = len(self.vertices) - len(head)
         self.fields = np.pad(np.stack([field, cloth], 1), ((0, count), (0, 0)), constant_values=-9)
-        self.follow = np.pad(np.clip((head[:, 1] + 14) / 6, 0, 1), (0, count), constant_values=1).astype(np.float32)
+        self.follow = np.pad(np.clip((head[:, 1] + 14) / 6, 0, 1), (0, count), constant_values=1).astype(
+            np.float32
+        )
         eyes = [rig.triangles[rig.materials == side] for side in (EYE_LEFT, EYE_RIGHT)]
         self.apexes = np.stack([head[e.ravel()[rig.vertices[e.ravel(), 2].argmax()]] for e in eyes])
 
@@ -138,8 +148,8 @@ class Scene:
     """Background, light, camera and picture quality, drawn from `seed`.
 
     Attributes:
-        size: side of the picture in pixels. degradation: gray, blur, exposure, compression; drawn from the seed unless
-            given (`Degradation()` for a clean picture).
+        size: side of the picture in pixels. degradation: gray, blur, exposure, compression; drawn from the
+            seed unless given (`Degradation()` for a clean picture).
     """
 
     def __init__(self, seed: int, size: int = 160, degradation: Degradation | None = None) -> None:
@@ -192,7 +202,7 @@ def render(
     actor: Actor,
     scene: Scene,
     weights: Mapping[str, float],
-    pose: Pose | tuple[float, float, float] = Pose(),
+    pose: Pose | tuple[float, float, float] = (0.0, 0.0, 0.0),
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
     """Draw one frame.
@@ -220,13 +230,14 @@ def render(
     depth, owner, bary = raster.buffers(scene.size)
     raster.rasterise(_project(vertices, scene), actor.triangles, actor.materials, depth, owner, bary)
     picture = np.empty((scene.size, scene.size, 3), np.float32)
+    wrinkles = wrinkle_weights(weights, actor.age)
     raster.shade(
-        picture, scene.background, owner, bary, actor.triangles, actor.materials, normal, actor.rest, actor.fields,
-        actor.rig.uv_triangles, actor.rig.uv, actor.texture, actor.maps.wrinkles, wrinkle_weights(weights, actor.age),
+        picture, scene.background, owner, bary, actor.triangles, actor.materials, normal, actor.rest,
+        actor.fields, actor.rig.uv_triangles, actor.rig.uv, actor.texture, actor.maps.wrinkles, wrinkles,
         actor.strands, np.array(actor.style.strands), actor.style.cover, actor.palette, actor.apexes,
         scene.light, scene.light_colour, scene.ambient, scene.half,
     )  # fmt: skip
-    return _develop(picture, scene, rng)
+    return _develop(picture * _exposure(actor, scene), scene, rng)
 
 
 def wrinkle_weights(weights: Mapping[str, float], age: float) -> np.ndarray:
@@ -237,15 +248,25 @@ def wrinkle_weights(weights: Mapping[str, float], age: float) -> np.ndarray:
 
     brow_down, sneer = both("browDown"), both("noseSneer")
     depth = {
-        "frown": 0.55 * brow_down,
+        "frown": 0.45 * brow_down,
         "forehead": 0.5 * (both("browInnerUp") + both("browOuterUp")),
         "nasolabial": max(0.6 * both("mouthSmile"), 0.9 * sneer, 0.6 * both("mouthUpperUp")),
         "crow": 0.8 * both("cheekSquint"),
         "nose": sneer,
         "chin": 0.8 * weights.get("mouthShrugLower", 0.0),
-        "brow_shadow": 0.4 * max(0.0, brow_down - both("browInnerUp")),
+        "brow_shadow": 0.3 * max(0.0, brow_down - both("browInnerUp")),
     }
-    return (np.array([depth[name] for name in raster.WRINKLES]) * (0.75 + 0.5 * age)).clip(0, 1).astype(np.float32)
+    return (
+        (np.array([depth[name] for name in raster.WRINKLES]) * (0.75 + 0.5 * age))
+        .clip(0, 1)
+        .astype(np.float32)
+    )
+
+
+def _exposure(actor: Actor, scene: Scene) -> float:
+    """A camera opens up for dark faces and closes for bright ones, by two fifths of what would level them."""
+    light = scene.ambient + 0.75 * scene.light_colour.mean()
+    return float((_METERED / (actor.palette[0].mean() * light)) ** 0.4)
 
 
 def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The painted skin of an actor: colour, lips, lids, brows, beard, and the lines that expressions draw.
 
-The head comes without colour, so all of it is procedural, painted in the texture plane (512 × 512, y down) at places
-given by the 68 landmarks. What is the same for all actors (masks, wrinkle lines) is made once per rig in `skin_maps`;
-`paint_skin` mixes them with one actor's colours, and draws only what differs in shape, the brows.
+The head comes without colour, so all of it is procedural, painted in the texture plane (512 × 512, y down) at
+places given by the 68 landmarks. What is the same for all actors (masks, wrinkle lines) is made once per rig
+in `skin_maps`; `paint_skin` mixes them with one actor's colours, and draws only what differs in shape, the
+brows.
 
 Lengths are texels. One texel is about 0.3 mm; a 160-pixel frame shows the face at a third of this resolution.
 """
@@ -60,9 +61,11 @@ def skin_maps(rig: Rig) -> SkinMaps:
     at = rig.landmark_uv() * [SIDE, -SIDE] + [0, SIDE]  # (68, 2), y down
     outer_lip = np.vstack([_smooth(at[48:55]), _smooth(np.vstack([at[54:60], at[48]]))])
     cheeks = [(at[31] + at[2]) / 2, (at[35] + at[14]) / 2]
-    flush = sum(_blob(c, 35, 30) for c in cheeks) + 0.8 * _blob(at[30], 35, 30)
+    flush = _blob(cheeks[0], 35, 30) + _blob(cheeks[1], 35, 30) + 0.8 * _blob(at[30], 35, 30)
     eyes = [at[_RIGHT_EYE], at[_LEFT_EYE]]
-    hollow = sum(_blob(eye.mean(0) + [0, 13], 24, 8) + 0.85 * _blob(eye.mean(0) - [0, 8], 25, 8) for eye in eyes)
+    hollow = np.zeros((SIDE, SIDE)) + sum(
+        _blob(eye.mean(0) + [0, 13], 24, 8) + 0.85 * _blob(eye.mean(0) - [0, 8], 25, 8) for eye in eyes
+    )
     lash = sum(
         gaussian_filter(_stroke([_smooth(eye[:4])], 2.2), 0.6)
         + 0.35 * gaussian_filter(_stroke([_smooth(np.vstack([eye[3:], eye[0]]))], 1.0), 0.6)
@@ -94,7 +97,7 @@ def _wrinkle_lines(at: Points) -> dict[str, np.ndarray]:
     chin = [at[57] + np.array([[-11, 13], [0, 10.5], [11, 13]])]
     inner = [at[21] + [-4, 9], at[22] + [4, 9]]
     return {
-        "frown": 1.5 * gaussian_filter(_stroke(frown, 2.6), 1.2) + 0.35 * _blob(glabella + [0, -1], 11, 14),
+        "frown": 1.5 * gaussian_filter(_stroke(frown, 2.6), 1.5) + 0.35 * _blob(glabella + [0, -1], 11, 14),
         "forehead": gaussian_filter(_stroke(forehead, 2), 1.3),
         "nasolabial": gaussian_filter(_stroke(folds, 2), 1.5),
         "crow": gaussian_filter(_stroke(feet, 1.5), 1.0),
@@ -113,7 +116,7 @@ def paint_skin(maps: SkinMaps, skin: Skin, rng: np.random.Generator) -> np.ndarr
     brightness = tone.mean()
     colour = _mix(colour, np.array([205, 95, 85]) * brightness / 190, 0.10 * maps.flush)
     colour *= 1 - (0.15 * maps.hollow)[..., None] * np.array([0.7, 0.9, 0.8], np.float32)
-    bare_lip = tone * [0.80, 0.55, 0.55] + [18, 0, 4]
+    bare_lip = tone * [0.84, 0.66, 0.66] + [10, 0, 4]
     red_lip = tone * [0.85, 0.35, 0.38] + [25, 0, 8]
     colour = _mix(colour, bare_lip * (1 - skin.lipstick) + red_lip * skin.lipstick, 0.85 * maps.lips)
     if skin.beard > 0:
@@ -129,7 +132,9 @@ def paint_skin(maps: SkinMaps, skin: Skin, rng: np.random.Generator) -> np.ndarr
 def _brows(at: Points, skin: Skin) -> np.ndarray:
     """Both brows, thick in the inner half and pointed at the temple; mask in 0 to 1."""
     along = np.linspace(0, 1, 40)  # from the nose to the temple
-    half_width = skin.brow_width / 2 * np.interp(along, [0, 0.08, 0.35, 0.75, 1], [0.55, 0.85, 1.0, 0.75, 0.2])
+    half_width = (
+        skin.brow_width / 2 * np.interp(along, [0, 0.08, 0.35, 0.75, 1], [0.55, 0.85, 1.0, 0.75, 0.2])
+    )
     outlines = []
     for points in (at[21:16:-1], at[22:27]):
         lowered = points + [0, 1] * (skin.brow_drop + np.array([[2.4], [1.8], [1.2], [0.6], [0]]))
@@ -140,8 +145,10 @@ def _brows(at: Points, skin: Skin) -> np.ndarray:
     return gaussian_filter(sum(_fill(outline) for outline in outlines), 1.2)
 
 
-def smooth_noise(rng: np.random.Generator, side: int, cells: Sequence[int], sizes: Sequence[float]) -> np.ndarray:
-    """A sum of value noises, (side, side) float32; `sizes` are the standard deviations of the grids of `cells`²."""
+def smooth_noise(
+    rng: np.random.Generator, side: int, cells: Sequence[int], sizes: Sequence[float]
+) -> np.ndarray:
+    """A sum of value noises, (side, side) float32: grids of `cells`² with standard deviations `sizes`."""
     total = np.zeros((side, side), np.float32)
     for count, size in zip(cells, sizes, strict=True):
         grid = Image.fromarray(rng.standard_normal((count, count), dtype=np.float32))
@@ -172,7 +179,12 @@ def _stroke(lines: Sequence[Points], width: float) -> np.ndarray:
     image = Image.new("L", (SIDE * _FINE, SIDE * _FINE))
     pen = ImageDraw.Draw(image)
     for line in lines:
-        pen.line([tuple(p) for p in (np.asarray(line) * _FINE).tolist()], 255, max(1, round(width * _FINE)), "curve")
+        pen.line(
+            [tuple(p) for p in (np.asarray(line) * _FINE).tolist()],
+            255,
+            max(1, round(width * _FINE)),
+            "curve",
+        )
     return np.asarray(image.reduce(_FINE), np.float32) / 255
 
 

@@ -1,9 +1,9 @@
 """Lip-sync: from the sounds of a sentence to the shapes of a mouth.
 
-    ipa ─► one mouth per sound, spread over the voiced stretch of the recording by usual lengths ─► blended per frame
+    ipa ─► one mouth per sound ─► spread over the voiced stretch of the recording ─► blended per frame
 
-No alignment with the sound is computed: loudness says when the voice is on, and within that time each sound takes a
-share by its kind (vowels longest). Good to about a tenth of a second, which is what the eye forgives.
+No alignment with the sound is computed: loudness says when the voice is on, and within that time each sound
+takes a share by its kind (vowels longest). Good to about a tenth of a second, which is what the eye forgives.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,21 @@ from .expressions import both_sides
 MOUTHS: dict[str, dict[str, float]] = {  # IPA sign → shapes; a name without side moves both sides
     "p": {"mouthPress": 0.6}, "b": {"mouthPress": 0.6}, "m": {"mouthPress": 0.6},
     "f": {"mouthRollLower": 0.35, "jawOpen": 0.05}, "v": {"mouthRollLower": 0.35, "jawOpen": 0.05},
-    "a": {"jawOpen": 0.5}, "æ": {"jawOpen": 0.45, "mouthStretch": 0.2}, "ɑ": {"jawOpen": 0.55}, "ɒ": {"jawOpen": 0.5},
-    "ʌ": {"jawOpen": 0.36}, "ə": {"jawOpen": 0.22}, "ɐ": {"jawOpen": 0.28}, "ɜ": {"jawOpen": 0.28}, "ɚ": {"jawOpen": 0.2},
-    "ɛ": {"jawOpen": 0.32, "mouthStretch": 0.2}, "e": {"jawOpen": 0.28, "mouthStretch": 0.25},
-    "ɪ": {"jawOpen": 0.18, "mouthStretch": 0.2}, "i": {"jawOpen": 0.13, "mouthStretch": 0.3},
-    "o": {"jawOpen": 0.32, "mouthFunnel": 0.5}, "ɔ": {"jawOpen": 0.4, "mouthFunnel": 0.4},
-    "u": {"jawOpen": 0.13, "mouthPucker": 0.6}, "ʊ": {"jawOpen": 0.18, "mouthPucker": 0.45},
-    "y": {"jawOpen": 0.13, "mouthPucker": 0.6}, "ø": {"jawOpen": 0.25, "mouthPucker": 0.5},
-    "w": {"jawOpen": 0.1, "mouthPucker": 0.6}, "ɹ": {"jawOpen": 0.13, "mouthFunnel": 0.25}, "r": {"jawOpen": 0.13},
+    "a": {"jawOpen": 0.5}, "æ": {"jawOpen": 0.45, "mouthStretch": 0.2}, "ɑ": {"jawOpen": 0.55},
+    "ɒ": {"jawOpen": 0.5}, "ʌ": {"jawOpen": 0.36}, "ə": {"jawOpen": 0.22}, "ɐ": {"jawOpen": 0.28},
+    "ɜ": {"jawOpen": 0.28}, "ɚ": {"jawOpen": 0.2}, "ɛ": {"jawOpen": 0.32, "mouthStretch": 0.2},
+    "e": {"jawOpen": 0.28, "mouthStretch": 0.25}, "ɪ": {"jawOpen": 0.18, "mouthStretch": 0.2},
+    "i": {"jawOpen": 0.13, "mouthStretch": 0.3}, "o": {"jawOpen": 0.32, "mouthFunnel": 0.5},
+    "ɔ": {"jawOpen": 0.4, "mouthFunnel": 0.4}, "u": {"jawOpen": 0.13, "mouthPucker": 0.6},
+    "ʊ": {"jawOpen": 0.18, "mouthPucker": 0.45}, "y": {"jawOpen": 0.13, "mouthPucker": 0.6},
+    "ø": {"jawOpen": 0.25, "mouthPucker": 0.5}, "w": {"jawOpen": 0.1, "mouthPucker": 0.6},
+    "ɹ": {"jawOpen": 0.13, "mouthFunnel": 0.25}, "r": {"jawOpen": 0.13},
     "ʃ": {"jawOpen": 0.1, "mouthFunnel": 0.45}, "ʒ": {"jawOpen": 0.1, "mouthFunnel": 0.45},
     "s": {"jawOpen": 0.05, "mouthStretch": 0.12}, "z": {"jawOpen": 0.05, "mouthStretch": 0.12},
-    "θ": {"jawOpen": 0.12}, "ð": {"jawOpen": 0.12}, "t": {"jawOpen": 0.1}, "d": {"jawOpen": 0.1}, "ɾ": {"jawOpen": 0.1},
-    "n": {"jawOpen": 0.1}, "ŋ": {"jawOpen": 0.15}, "l": {"jawOpen": 0.18}, "j": {"jawOpen": 0.1},
-    "k": {"jawOpen": 0.18}, "ɡ": {"jawOpen": 0.18}, "g": {"jawOpen": 0.18}, "x": {"jawOpen": 0.18}, "h": {"jawOpen": 0.22},
+    "θ": {"jawOpen": 0.12}, "ð": {"jawOpen": 0.12}, "t": {"jawOpen": 0.1}, "d": {"jawOpen": 0.1},
+    "ɾ": {"jawOpen": 0.1}, "n": {"jawOpen": 0.1}, "ŋ": {"jawOpen": 0.15}, "l": {"jawOpen": 0.18},
+    "j": {"jawOpen": 0.1}, "k": {"jawOpen": 0.18}, "ɡ": {"jawOpen": 0.18}, "g": {"jawOpen": 0.18},
+    "x": {"jawOpen": 0.18}, "h": {"jawOpen": 0.22},
 }
 # fmt: on
 _VOWELS = "aæɑɒʌəɐɜɚɛeɪioɔuʊyø"
@@ -40,7 +42,8 @@ def visemes(ipa: str, wave: np.ndarray, rate: int, times: Sequence[float]) -> li
     """The mouth at each of `times`.
 
     Args:
-        ipa: the sentence in IPA; unknown signs (stress, spaces) are passed over, ː makes the sound before it longer.
+        ipa: the sentence in IPA; unknown signs (stress, spaces) are passed over, ː makes the sound before it
+            longer.
         wave: (L,) mono at `rate` hertz.
         times: seconds, one per frame.
 
@@ -99,7 +102,12 @@ def _durations(ipa: str) -> tuple[list[str], np.ndarray]:
 
 
 def _mouth(
-    at: int, speaking: np.ndarray, spoken: np.ndarray, loud: np.ndarray, sounds: Sequence[str], ends: np.ndarray
+    at: int,
+    speaking: np.ndarray,
+    spoken: np.ndarray,
+    loud: np.ndarray,
+    sounds: Sequence[str],
+    ends: np.ndarray,
 ) -> dict[str, float]:
     """The mouth at step `at`: jaws open with loudness, lips move fully."""
     if not 0 <= at < len(speaking) or not speaking[at]:

@@ -99,7 +99,7 @@ def encode_clip(model, processor, clip: Clip) -> ClipFeatures:
 
 
 def _words(backbone, processor, media: dict[str, Tensor]) -> str | None:
-    voiced = float(media["prosody"][0, :, FEATURES.index("voiced")].mean())
+    voiced = float(media["prosody"][0, :, list(FEATURES).index("voiced")].mean())
     if voiced < VOICED_AT_LEAST:
         return None
     seconds = min(30.0, float(media["audio_seconds"][0]))

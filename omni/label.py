@@ -2,17 +2,17 @@
 
     sources ─► files ─► sha256 ─► known? ─► read ─► batches ─► answers ─► row, appended and synced at once
 
-A row has the fields of `omni ask --json` (`clip_row`), and `status` ("ok" or "error") and `error` ({code, message}
-or null). A clip that cannot be read or answered becomes such a row and stops nothing.
+A row has the fields of `omni ask --json` (`clip_row`), and `status` ("ok" or "error") and `error` ({code,
+message} or null). A clip that cannot be read or answered becomes such a row and stops nothing.
 
-The run can be killed at any time and is resumed by the same command. A finished row is known by the sha256 of the
-clip's bytes, the question, the labels, the model's name and whether reasons were asked for, not by its path, so a
-renamed clip is not labelled again. A table has as many rows of a content as there are files of it: a copy of a clip
-gets its own row with the answer of the first, at no cost. Rows with an error are tried again, and replaced. A last
-line that was torn by a kill or a full disk is cut off.
+The run can be killed at any time and is resumed by the same command. A finished row is known by the sha256 of
+the clip's bytes, the question, the labels, the model's name and whether reasons were asked for, not by its
+path, so a renamed clip is not labelled again. A table has as many rows of a content as there are files of it:
+a copy of a clip gets its own row with the answer of the first, at no cost. Rows with an error are tried
+again, and replaced. A last line that was torn by a kill or a full disk is cut off.
 
-Left out, for now: decoding ahead of the model, several machines, other formats than JSONL. Two processes must not
-write one table.
+Left out, for now: decoding ahead of the model, several machines, other formats than JSONL. Two processes must
+not write one table.
 """
 
 from __future__ import annotations
@@ -39,15 +39,18 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Key = tuple[str, str, tuple[str, ...], str, bool]  # sha256, question, labels, model, think
-MEDIA = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .3gp .gif "
-    ".wav .mp3 .m4a .aac .flac .ogg .opus .jpg .jpeg .png .bmp .webp".split()
-)
+VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .3gp .gif"
+SOUND = ".wav .mp3 .m4a .aac .flac .ogg .opus"
+STILL = ".jpg .jpeg .png .bmp .webp"
+MEDIA = frozenset(f"{VIDEO} {SOUND} {STILL}".split())  # what is taken from a folder
+COLUMNS = frozenset(
+    ("clip", "sha256", "question", "labels", "model", "think", "status")
+)  # what resuming needs
 MESSAGE_LENGTH = 300  # characters of an unforeseen error that a row keeps
 
 
 class LabelSummary(NamedTuple):
-    """Rows written now with an answer, rows written now with an error, clips that were in the table already."""
+    """Rows written now with an answer and with an error, and clips that were in the table already."""
 
     ok: int
     errors: int
@@ -69,13 +72,21 @@ class Job(NamedTuple):
     sha256: str
 
 
+class Read(NamedTuple):
+    """A clip that waits for its batch, and how long reading it took."""
+
+    job: Job
+    clip: Clip
+    seconds: float
+
+
 class Task(NamedTuple):
     """What is the same for all clips of a run."""
 
     space: LabelSpace
     model: str
     think: bool
-    batch_size: int
+    batch_size: int = 1
 
     def key(self, job: Job) -> Key:
         return job.sha256, job.question, self.space.labels, self.model, self.think
@@ -116,8 +127,7 @@ def label(
         raise OmniError(f"The batch size is {batch_size}. Give 1 or more.", code="bad_argument")
     out = _table(Path(out))
     clips = find_clips(sources, question)[:limit]
-    known = recover(out, {str(path) for path, _ in clips})
-    labeller = labeller or _model_labeller(task)
+    known = recover(out, {printable(path) for path, _ in clips})
     counts = Counter[str]()
     with _progress(len(clips), progress) as advance, _journal(out) as write:
         for row in _rows(clips, known, task, labeller):
@@ -128,13 +138,16 @@ def label(
     return LabelSummary(counts["ok"], counts["error"], counts["skipped"])
 
 
-def clip_row(
-    path: Path, sha256: str, question: str, task: Task, answer: Answer | None, seconds: float
-) -> Row:
-    """The fields of one clip, in the order in which they are printed; an answer's fields are null without one."""
+def clip_row(job: Job, task: Task, answer: Answer | None, seconds: float) -> Row:
+    """The fields of one clip, in the order in which they are printed; an answer's are null without one."""
     fields = answer.to_dict() if answer else dict.fromkeys(Answer.__dataclass_fields__)
-    row = {"clip": str(path), "sha256": sha256, **fields, "question": question, "think": task.think}
-    return row | {"space": list(task.space.labels), "model": task.model, "seconds": round(seconds, 3)}
+    row = {"clip": printable(job.path), "sha256": job.sha256, **fields, "question": job.question}
+    return row | {"think": task.think, "model": task.model, "seconds": round(seconds, 3)}
+
+
+def printable(path: Path) -> str:
+    """A path as text; bytes that are no UTF-8 (a file from an old disk) become �."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def find_clips(sources: Iterable[str | Path], question: str | None = None) -> list[tuple[Path, str]]:
@@ -178,7 +191,7 @@ def _media_below(folder: Path) -> list[Path]:
 
 
 def recover(out: Path, retry: set[str]) -> list[Row]:
-    """The rows that stand in a table, after making it whole: torn last line off, errors of clips in `retry` out.
+    """The rows of a table, after making it whole: torn last line off, errors of clips in `retry` out.
 
     Raises:
         ManifestError: a line that is no row of ours. Nothing is changed then.
@@ -212,7 +225,7 @@ def _parse(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and {"clip", "sha256", "status"} <= row.keys() else None
+    return row if isinstance(row, dict) and row.keys() >= COLUMNS else None
 
 
 def _replace(out: Path, content: bytes) -> None:
@@ -226,60 +239,66 @@ def _replace(out: Path, content: bytes) -> None:
 
 
 def _rows(
-    clips: Sequence[tuple[Path, str]], known: Sequence[Row], task: Task, labeller: Labeller
+    clips: Sequence[tuple[Path, str]], known: Sequence[Row], task: Task, labeller: Labeller | None
 ) -> Iterator[Row | None]:
     """One row per clip as it is done, None for one that the table has already."""
-    answers = {_row_key(row): row for row in known if row["status"] == "ok"}
-    left = Counter(_row_key(row) for row in known if row["status"] == "ok")
-    batch: list[tuple[Job, Clip, float]] = []
+    answers = {_key(row): row for row in known if row["status"] == "ok"}
+    left = Counter(_key(row) for row in known if row["status"] == "ok")
+    batch: list[Read] = []
 
     def flush() -> Iterator[Row]:
-        for row in _answer(batch, task, labeller):
+        for row in _answer(batch, task, labeller) if labeller else []:
             if row["status"] == "ok":
-                answers[_row_key(row)] = row
+                answers[_key(row)] = row
             yield row
         batch.clear()
 
     for path, question in clips:
         job = Job(path, question, _sha256(path))
         key = task.key(job)
-        if batch and (len(batch) == task.batch_size or batch[0][0].question != question):
-            yield from flush()
-        if any(task.key(other) == key for other, _, _ in batch):  # a copy of a clip that waits
-            yield from flush()
+        full = len(batch) == task.batch_size
+        if full or any(other.job.question != question or task.key(other.job) == key for other in batch):
+            yield from flush()  # a batch has one question, and a copy waits for the answer of the first
         if left[key] > 0:
             left[key] -= 1
             yield None
         elif key in answers:
-            yield answers[key] | {"clip": str(path), "seconds": 0.0}
+            yield answers[key] | {"clip": printable(path), "seconds": 0.0}
         else:
-            started = time.perf_counter()
-            try:
-                clip = labeller.read(path)
-            except Exception as err:  # the row is the boundary
-                yield _error_row(job, task, err, time.perf_counter() - started)
+            labeller = labeller or _model_labeller(task)
+            read = _read(job, task, labeller)
+            if isinstance(read, Read):
+                batch.append(read)
             else:
-                batch.append((job, clip, time.perf_counter() - started))
+                yield read
     yield from flush()
 
 
-def _answer(batch: Sequence[tuple[Job, Clip, float]], task: Task, labeller: Labeller) -> list[Row]:
-    """Rows of a batch. If it fails as a whole, each clip is tried alone, so that one bad clip spoils no other."""
+def _read(job: Job, task: Task, labeller: Labeller) -> Read | Row:
+    started = time.perf_counter()
+    try:
+        clip = labeller.read(job.path)
+    except Exception as err:  # the row is the boundary
+        return _error_row(job, task, err, time.perf_counter() - started)
+    return Read(job, clip, time.perf_counter() - started)
+
+
+def _answer(batch: Sequence[Read], task: Task, labeller: Labeller) -> list[Row]:
+    """Rows of a batch. If it fails as a whole, each clip is tried alone: one bad clip spoils no other."""
     if not batch:
         return []
     started = time.perf_counter()
     try:
-        answers = labeller.answer([clip for _, clip, _ in batch], batch[0][0].question)
+        answers = labeller.answer([item.clip for item in batch], batch[0].job.question)
     except Exception as err:  # the row is the boundary
         if len(batch) > 1:
             return [row for item in batch for row in _answer([item], task, labeller)]
-        job, _, reading = batch[0]
-        return [_error_row(job, task, err, reading + time.perf_counter() - started)]
+        return [_error_row(batch[0].job, task, err, batch[0].seconds + time.perf_counter() - started)]
     share = (time.perf_counter() - started) / len(batch)
+    done = {"status": "ok", "error": None}
     return [
-        clip_row(job.path, job.sha256, job.question, task, answer, reading + share)
-        | {"status": "ok", "error": None}
-        for (job, _, reading), answer in zip(batch, answers, strict=True)
+        clip_row(item.job, task, answer, item.seconds + share) | done
+        for item, answer in zip(batch, answers, strict=True)
     ]
 
 
@@ -287,19 +306,15 @@ def _error_row(job: Job, task: Task, err: Exception, seconds: float) -> Row:
     code, message = "internal", " ".join(f"{type(err).__name__}: {err}".split())[:MESSAGE_LENGTH]
     if isinstance(err, OmniError):
         code, message = err.code, str(err)
-    row = clip_row(job.path, job.sha256, job.question, task, None, seconds)
-    return row | {"status": "error", "error": {"code": code, "message": message}}
+    return clip_row(job, task, None, seconds) | {
+        "status": "error",
+        "error": {"code": code, "message": message},
+    }
 
 
-def _row_key(row: Row) -> Key:
-    """The key of a row, as `Task.key` makes it of a job."""
-    return (
-        row["sha256"],
-        row.get("question", ""),
-        tuple(row.get("space") or ()),
-        row.get("model", ""),
-        row.get("think", True),
-    )
+def _key(row: Row) -> Key:
+    """The key of a finished row, as `Task.key` makes it of a job."""
+    return row["sha256"], row["question"], tuple(row["labels"]), row["model"], row["think"]
 
 
 def _sha256(path: Path) -> str:
@@ -314,26 +329,20 @@ def _sha256(path: Path) -> str:
 
 
 def _model_labeller(task: Task) -> Labeller:
-    """The model behind a `Labeller`, loaded when the first clip needs it."""
-    loaded: list[Any] = []
+    """Load the model. Its errors are not those of a clip: they end the run."""
+    from .clip import read_clip
+    from .generate import reason_batch
+    from .loading import load
 
-    def ready() -> tuple[Any, Any]:
-        from .loading import load
-
-        if not loaded:
-            loaded.extend(load(task.model))
-        return loaded[0], loaded[1]
+    model, processor = load(task.model)
 
     def read(path: Path) -> Clip:
-        from .clip import read_clip
-
-        return read_clip(path, frames=ready()[1].frames)
+        return read_clip(path, frames=processor.frames)
 
     def answer(clips: Sequence[Clip], question: str) -> Sequence[Answer]:
-        from .generate import reason_batch
-
-        model, processor = ready()
-        return reason_batch(model, processor, clips, question=question, labels=task.space, think=task.think)
+        options = {"labels": task.space, "think": task.think}
+        answers: list[Answer] = reason_batch(model, processor, clips, question=question, **options)
+        return answers
 
     return Labeller(read, answer)
 
@@ -347,20 +356,28 @@ def _table(out: Path) -> Path:
 @contextmanager
 def _journal(out: Path) -> Iterator[Callable[[Row], None]]:
     """A function that appends one row and returns when it is on the disk."""
-    try:
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("ab", buffering=0) as file:
+        file = out.open("ab", buffering=0)
 
-            def write(row: Row) -> None:
-                line = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-                while line:
-                    line = line[file.write(line) :]
-                os.fsync(file.fileno())
+    def write(row: Row) -> None:
+        line = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        with _writing(out):
+            while line:
+                line = line[file.write(line) or 0 :]
+            os.fsync(file.fileno())
 
-            yield write
+    with file:
+        yield write
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as err:
         raise ManifestError(
-            f"Cannot write {out}: {err.strerror}. Make room or choose another --out; the rows so far are safe.",
+            f"Cannot write {out}: {err.strerror}. Make room or choose another --out; finished rows are safe.",
             code="cannot_write",
         ) from err
 

@@ -1,10 +1,9 @@
 """The words for cues: which visible and audible signs a rationale may name, and how free text names them.
 
 The ontology is data (`lexicon.json`, read once): each cue has the action units or prosody deltas it rests
-on, short phrases for writing, and patterns for reading. Every phrase parses back to its own cue, and only
-that.
+on, short phrases for writing, and patterns for reading. Every phrase parses back to its own cue alone.
 
-    sentence → matches of all patterns → longest first; one inside a longer one with the same ending is dropped
+    sentence → matches of all patterns → longest first; one inside a longer one with the same end is dropped
              → polarity: -1 if it denies ("the brows stay relaxed"), flipped by a negation in its clause
 
 A cue counts once per polarity and text. Left out: irony, hypotheticals ("a smile would …"), and a negation
@@ -94,7 +93,7 @@ def spell(form: str, degree: str = "") -> str:
 def claims(text: str) -> list[Claim]:
     """Finds what a text says about cues, in reading order, each cue once per polarity.
 
-    >>> [(c.cue, c.polarity) for c in claims("The brow is furrowed. There is no smile, but the voice is flat.")]
+    >>> [(c.cue, c.polarity) for c in claims("The brow is furrowed, there is no smile, the voice is flat.")]
     [('brow_down', 1), ('smile', -1), ('range_flat', 1)]
     """
     found: dict[tuple[str, int], Claim] = {}
@@ -114,7 +113,7 @@ def degree(strength: float) -> str:
     """
     for word, (low, high) in _data()["degrees"].items():
         if low <= strength and (high is None or strength < high):
-            return word
+            return str(word)
     return ""
 
 
@@ -148,7 +147,10 @@ def _negated(sentence: str, match: re.Match[str], *, own_negation: bool) -> bool
 
 @cache
 def _data() -> dict[str, Any]:
-    return json.loads(resources.files("omni.cues").joinpath("lexicon.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(
+        resources.files("omni.cues").joinpath("lexicon.json").read_text("utf-8")
+    )
+    return data
 
 
 def _cue(name: str, row: dict[str, Any]) -> Cue:

@@ -1,22 +1,27 @@
 """Prosody of a voice, measured with numpy alone: pitch, loudness, rate, spectral tilt and pauses.
 
-    wave ─► frames, one per 10 ms ─┬─► measure()        one Prosody per clip, in Hz, semitones, dB, syllables per second
-                                   └─► prosody_track()  one row per 0.25 s, unit scale, indifferent to the recording gain
+    wave ─► frames of 10 ms ─┬─► measure()        one Prosody per clip: Hz, semitones, dB, syllables per second
+                             └─► prosody_track()  one row per 0.25 s, unit scale, the same for any recording gain
 
 Letters: `F` frames of 10 ms, `L` lags, `K` pitch candidates, `T` rows of 0.25 s, `P` features.
 
-Pitch (RAPT, Talkin 1995, with the path costs of Boersma 1993).  The wave is band-limited to 50–1000 Hz at 8 kHz and
-    r(lag) = sum x[i] x[i+lag] / sqrt(E[0] E[lag])             # normalised cross-correlation over 40 ms
-Its highest peaks in 60–500 Hz are the candidates; a small cost per octave of lag prefers the shortest period, and the
-best path through candidates and "unvoiced" pays for jumps, which removes octave errors.
+Pitch (RAPT, Talkin 1995, with the path costs of Boersma 1993). The wave is band-limited to 50–1000 Hz at 8 kHz, and
 
-Level and tilt come from a 512-point spectrum of 25 ms: level = power above 60 Hz; tilt = 10 log10(power 1–5 kHz /
-power 80–1000 Hz) of the voiced frames.  Syllable nuclei are peaks of the smoothed level contour (de Jong & Wempe 2009)
-which count softly, by how far they stand out, so that the rate moves smoothly when a clip is stretched.
+    r(lag) = sum x[i] x[i + lag] / sqrt(E[0] E[lag])     # normalised cross-correlation over 40 ms
 
-Left out: jitter, shimmer and harmonics-to-noise ratio.  They move as side effects of pitch and of lossy audio codecs.
+Its highest peaks in 60–500 Hz are the candidates. A small cost per octave of lag prefers the shortest period, and
+the best path through candidates and "unvoiced" pays for jumps. A second path keeps to the register of the clip,
+which the first one found (De Looze & Hirst 2008); together they remove the octave errors.
+
+Level and tilt come from a 512-point spectrum of 25 ms: the level is the power above 60 Hz, the tilt
+10 log10(power in 1–5 kHz / power in 80–1000 Hz) of the voiced frames. Syllable nuclei are peaks of the level in
+200–1500 Hz (de Jong & Wempe 2009) which count softly, by how far they stand out, so that the rate moves smoothly
+when a clip is stretched. A quarter of the syllables are missed, as by that method: compare the rate with itself.
+
+Left out: jitter, shimmer and harmonics-to-noise ratio. They move as side effects of pitch and of lossy codecs.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -34,6 +39,9 @@ SILENCE_DB = 30.0  # a frame this far below the loud ones of its clip is not spe
 OCTAVE_COST = 0.02  # per octave of lag
 JUMP_COST = 0.35  # per octave between neighbouring frames, as in Praat
 SWITCH_COST = 0.14  # between voiced and unvoiced, as in Praat
+HISS_DB = 6.0  # tilt above which a frame leans towards unvoiced
+REGISTER = (0.6, 2.0)  # of the lower and of the upper quartile of F0; outside is an octave error, not a voice
+SHORTEST_RUN = 3  # frames; shorter voicing is chance
 PAUSE_S = 0.15  # a shorter gap is a plosive
 BLOCK = 2048  # frames per batch, which bounds the memory of a long clip
 
@@ -65,13 +73,13 @@ class Prosody(NamedTuple):
 
 
 class Track(NamedTuple):
-    """Prosody over time: `times` (T,) float64 seconds, the middle of each row; `values` (T, P) float32, see FEATURES."""
+    """Prosody over time: `times` (T,) in seconds, the middle of each row; `values` (T, P) float32, see FEATURES."""
 
     times: np.ndarray
     values: np.ndarray
 
 
-# One column of Track.values each. Zero where there is no voice; `voiced` tells such a zero from a measured one.
+# The columns of Track.values. Zero where there is no voice; `voiced` tells such a zero from a measured one.
 FEATURES: dict[str, str] = {
     # of this quarter second
     "pitch": "log2(median F0 / 150 Hz), octaves",
@@ -136,8 +144,8 @@ def deltas(prosody: Prosody, baseline: Prosody) -> dict[str, float]:
     """How a clip differs from the same speaker's neutral voice.
 
     Returns:
-        `pitch_st` (semitones), `range_log2`, `rate_log2` (octaves), `tilt_db`, `level_db`; NaN where either is.
-        `level_db` is only meaningful if both were recorded with the same gain.
+        pitch_st (semitones), range_log2, rate_log2 (octaves), tilt_db and level_db; NaN where either side is.
+        level_db means something only if both were recorded with the same gain.
 
     >>> calm = Prosody(100.0, 2.0, 6.0, -20.0, 4.0, -12.0, 0.6, 0.9, 0.0)
     >>> deltas(calm._replace(f0_hz=200.0, rate_syl_s=2.0), calm)
@@ -160,8 +168,8 @@ def prosody_track(wave: np.ndarray, rate: int = RATE) -> Track:
         rate: samples per second.
 
     Returns:
-        Track with at least one row; a last piece under 0.125 s joins the row before. Never NaN, and the same for any
-        gain of the recording.
+        Track with at least one row; a last piece under 0.125 s joins the row before. Never NaN, and the same for
+        any gain of the recording.
 
     >>> track = prosody_track(np.zeros(16_000))
     >>> track.times.tolist(), track.values.shape == (4, len(FEATURES)), bool(track.values.any())
@@ -172,7 +180,7 @@ def prosody_track(wave: np.ndarray, rate: int = RATE) -> Track:
     rows = max(1, round(count / FRAMES_PER_ROW))
     edges = [*range(0, rows * FRAMES_PER_ROW, FRAMES_PER_ROW), count]
     clip = _clip_features(frames)
-    local = [_row_features(frames, slice(a, max(b, a + 1))) for a, b in zip(edges, edges[1:], strict=False)]
+    local = [_row_features(frames, slice(a, max(b, a + 1))) for a, b in itertools.pairwise(edges)]
     values = np.array([row + clip for row in local], np.float32)  # (T, P)
     times = (np.arange(rows) + 0.5) * FRAMES_PER_ROW * HOP / RATE
     return Track(times, np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
@@ -183,7 +191,7 @@ def pitch(wave: np.ndarray, rate: int = RATE) -> np.ndarray:
     return _analyse(wave, rate).f0
 
 
-# ------------------------------------------------------------------------------------------------ from frames to numbers
+# ------------------------------------------------------------------------------------- from frames to numbers
 
 
 def _summary(frames: _Frames) -> Prosody:
@@ -280,7 +288,7 @@ def _pauses(speech: np.ndarray) -> float:
     return float(gaps[gaps * HOP >= PAUSE_S * RATE].sum() * HOP / RATE)
 
 
-# --------------------------------------------------------------------------------------------------- from wave to frames
+# ---------------------------------------------------------------------------------------- from wave to frames
 
 
 def _analyse(wave: np.ndarray, rate: int) -> _Frames:
@@ -290,20 +298,20 @@ def _analyse(wave: np.ndarray, rate: int) -> _Frames:
     if len(wave) < HOP or peak < 1e-6:  # -120 dB: digital silence
         none = np.zeros(count)
         return _Frames(none, none, none - 120, none, none, none, none > 0, none, -math.inf)
-    total, low, high = _band_powers(wave / peak, count)
+    total, low, high, vowel = _band_powers(wave / peak, count).T
     level = 10 * np.log10(total + 1e-12)  # -120 dB below the peak
     loud = float(np.percentile(level, 95))
     speech = level > loud - SILENCE_DB
-    f0, periodicity = _track_pitch(wave / peak, level - loud, rate)
-    gain = 20 * math.log10(peak)
     tilt = 10 * np.log10((high + 1e-12) / (low + 1e-12))
-    nuclei = _nuclei(level - loud, f0 > 0)
+    f0, periodicity = _track_pitch(wave / peak, level - loud, tilt)
+    gain = 20 * math.log10(peak)
+    nuclei = _nuclei(10 * np.log10(vowel + 1e-12), f0 > 0)
     return _Frames(f0, periodicity, level + gain, tilt, low, high, speech, nuclei, loud + gain)
 
 
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     """Band-limited resampling through the spectrum of the whole clip."""
-    if rate == target:
+    if rate == target or not len(wave):
         return wave
     length = max(1, round(len(wave) * target / rate))
     return np.fft.irfft(np.fft.rfft(wave), length) * (length / max(1, len(wave)))
@@ -316,25 +324,27 @@ def _windows(wave: np.ndarray, size: int, hop: int, count: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:count]
 
 
-def _band_powers(wave: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean power above 60 Hz, in 80–1000 Hz and in 1–5 kHz, each (F,)."""
+def _band_powers(wave: np.ndarray, count: int) -> np.ndarray:
+    """Mean power above 60 Hz, in 80–1000 Hz, in 1–5 kHz and in 200–1500 Hz, the vowels: (F, 4)."""
     size = 400  # 25 ms
     shape = np.hanning(size)
     hertz = np.fft.rfftfreq(512, 1 / RATE)
-    bands = np.stack([hertz > 60, (hertz > 80) & (hertz <= 1000), (hertz > 1000) & (hertz <= 5000)], 1)
+    edges = ((60, RATE), (80, 1000), (1000, 5000), (200, 1500))
+    bands = np.stack([(hertz > low) & (hertz <= high) for low, high in edges], 1)
     windows = _windows(wave, size, HOP, count)
     scale = 2 / (512 * (shape**2).sum())  # Parseval, one-sided
     blocks = [
-        np.abs(np.fft.rfft(windows[i : i + BLOCK] * shape, 512)) ** 2 @ bands * scale for i in range(0, count, BLOCK)
+        np.abs(np.fft.rfft(windows[start : start + BLOCK] * shape, 512)) ** 2 @ bands
+        for start in range(0, count, BLOCK)
     ]
-    total, low, high = np.concatenate(blocks).T
-    return total, low, high
+    return np.concatenate(blocks) * scale
 
 
 def _nuclei(level: np.ndarray, voiced: np.ndarray) -> np.ndarray:
-    """Weight of a syllable nucleus per frame: voiced peaks of the smoothed level, by prominence (0 at 1 dB, 1 at 3 dB)."""
-    shape = np.hanning(13)[1:-1]
-    smooth = np.convolve(np.pad(np.maximum(level, -60.0), 5, mode="edge"), shape / shape.sum(), "valid")
+    """Weight of a syllable nucleus, (F,): voiced peaks of the level, by prominence, 0 at 1 dB and 1 at 3 dB."""
+    level = np.maximum(level - np.percentile(level, 95), -60.0)
+    shape = np.hanning(7)[1:-1]
+    smooth = np.convolve(np.pad(level, 2, mode="edge"), shape / shape.sum(), "valid")
     inner = (smooth[1:-1] > smooth[:-2]) & (smooth[1:-1] >= smooth[2:]) & (smooth[1:-1] > -25)
     peaks = np.flatnonzero(inner) + 1
     weights = np.zeros(len(level))
@@ -354,21 +364,38 @@ def _prominence(contour: np.ndarray, at: int) -> float:
     return float(contour[at] - max(left.min(initial=contour[at]), right.min(initial=contour[at])))
 
 
-# ---------------------------------------------------------------------------------------------------------------- pitch
+# ------------------------------------------------------------------------------------------------------ pitch
 
 
-def _track_pitch(wave: np.ndarray, level: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+def _track_pitch(wave: np.ndarray, level: np.ndarray, tilt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 and correlation per frame, both (F,), 0 where unvoiced. `level` is dB against the loud frames."""
-    correlation = _correlation(_for_pitch(wave), len(level))  # (F, L)
-    hertz, strength = _candidates(correlation)  # (F, K)
-    unvoiced = VOICING_THRESHOLD + np.clip((-level - SILENCE_DB + 6) / 6, 0, 2)  # surely unvoiced when silent
+    hertz, strength = _candidates(_correlation(_for_pitch(wave), len(level)))  # (F, K)
+    silent = np.clip((-level - SILENCE_DB + 6) / 6, 0, 2)
+    hissing = np.clip((tilt - HISS_DB) / 10, 0, 1)  # a fricative; the band for pitch does not see its noise
     score = np.where(hertz > 0, strength - OCTAVE_COST * np.log2(F0_CEIL / np.maximum(hertz, 1)), -np.inf)
     hertz = np.concatenate([np.zeros((len(level), 1)), hertz], 1)  # column 0: unvoiced
-    score = np.concatenate([unvoiced[:, None], score], 1)
-    chosen = _best_path(hertz, score)
+    score = np.concatenate([(VOICING_THRESHOLD + silent + hissing)[:, None], score], 1)
     rows = np.arange(len(level))
-    f0 = hertz[rows, chosen]
-    return f0, np.where(f0 > 0, strength[rows, np.maximum(chosen - 1, 0)], 0.0)
+    f0 = hertz[rows, _best_path(hertz, score)]
+    if (f0 > 0).any():
+        low, high = np.percentile(f0[f0 > 0], (25, 75))
+        outside = (hertz > 0) & ((hertz < low * REGISTER[0]) | (hertz > high * REGISTER[1]))
+        chosen = _best_path(hertz, np.where(outside, -np.inf, score))
+        chosen[_short_runs(chosen > 0)] = 0
+        f0 = hertz[rows, chosen]
+        strength = strength[rows, np.maximum(chosen - 1, 0)]
+        return f0, np.where(f0 > 0, strength, 0.0)
+    return f0, np.zeros(len(f0))
+
+
+def _short_runs(flags: np.ndarray) -> np.ndarray:
+    """The true entries of (F,) in runs shorter than SHORTEST_RUN."""
+    edges = np.flatnonzero(np.diff(np.pad(flags.astype(np.int8), 1)))
+    starts, ends = edges[::2], edges[1::2]
+    result = np.zeros(len(flags), bool)
+    for start, end in zip(starts, ends, strict=True):
+        result[start:end] = end - start < SHORTEST_RUN
+    return result
 
 
 def _for_pitch(wave: np.ndarray) -> np.ndarray:
@@ -401,7 +428,7 @@ def _correlation(wave: np.ndarray, count: int) -> np.ndarray:
 
 
 def _candidates(correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The strongest peaks of each row, placed by a parabola: hertz (0 where none) and strength, both (F, K)."""
+    """The strongest peaks of each row, placed by a parabola: hertz (0: none) and strength, both (F, K)."""
     left, middle, right = correlation[:, :-2], correlation[:, 1:-1], correlation[:, 2:]
     peak = (middle > left) & (middle >= right) & (middle > 0.2)
     ranked = np.where(peak, middle, -1.0)
@@ -421,7 +448,8 @@ def _best_path(hertz: np.ndarray, score: np.ndarray) -> np.ndarray:
     is_voiced = hertz > 0
     both = is_voiced[:-1, :, None] & is_voiced[1:, None, :]  # (F-1, from, to)
     either = is_voiced[:-1, :, None] != is_voiced[1:, None, :]
-    cost = np.where(both, JUMP_COST * np.abs(octave[:-1, :, None] - octave[1:, None, :]), SWITCH_COST * either)
+    leap = np.abs(octave[:-1, :, None] - octave[1:, None, :])
+    cost = np.where(both, JUMP_COST * leap, SWITCH_COST * either)
     best = score[0]
     came_from = np.zeros(score.shape, np.intp)
     for i in range(1, len(score)):

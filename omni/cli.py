@@ -1,0 +1,284 @@
+"""The command line: parse, call one function, print.
+
+    omni ask CLIP [QUESTION]          reasons to stderr, the answer to stdout, or one JSON object with --json
+    omni CLIP [QUESTION]              the same
+    omni label SOURCE… --out FILE     many clips → a table
+    omni doctor                       what is installed, and whether it works
+
+Exit codes: 0 done; 1 a fault of ours; 2 something that the user can put right, said in one line; 3 a table
+with some rows of errors; 130 interrupted. Everything that can be wrong with the arguments or the clip is
+found before the model is loaded, and torch is imported only then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .errors import OmniError
+
+if TYPE_CHECKING:
+    from .answer import Answer
+
+BAR = 24  # characters of a probability of 1
+FRAMES = 8  # what read_clip takes by default; for a model that wants another number the clip is read again
+ALONE = {("video",): "picture", ("audio",): "sound"}
+QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRANSFORMERS_VERBOSITY": "error"}
+REMOTE = "hub:"
+INTERRUPTED = 130  # what typer makes of Ctrl-C: 128 + SIGINT
+ASKED = "Default: Which emotion does the person express?"
+
+
+class _AskByDefault(TyperGroup):
+    """`omni clip.mp4` means `omni ask clip.mp4`: what is no command is the first argument of ask."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in own and args[0] not in self.commands:
+            args = ["ask", *args]
+        return super().parse_args(ctx, args or ["--help"])
+
+
+app = typer.Typer(
+    cls=_AskByDefault,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: half the start-up time, and the same text in every terminal
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Model = Annotated[
+    str, typer.Option(help="default, a folder, or hub:owner/name (the only one that uses the network).")
+]
+Labels = Annotated[
+    str, typer.Option(help="A label space (ekman7, dfew7, mafw11, ravdess8, mer6), words a,b,c, or a file.")
+]
+Think = Annotated[bool, typer.Option("--think/--no-think", help="Give reasons before the answer.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"omni {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _omni(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Which emotion does a person in a clip express, and why?
+
+    `omni CLIP [QUESTION]` is short for `omni ask CLIP [QUESTION]`.
+    """
+
+
+@app.command()
+def ask(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, sound or image file.")],
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help=ASKED)] = None,
+    model: Model = "default",
+    labels: Labels = "ekman7",
+    think: Think = True,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Judge from the picture alone.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Ask about one clip: reasons to stderr, answer to stdout."""
+    from .clip import read_clip
+    from .emotions import label_space
+    from .label import Job, Task, clip_row
+
+    started = time.perf_counter()
+    if no_audio and no_video:
+        raise OmniError(
+            "--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument"
+        )
+    task = Task(label_space(labels), model, think)
+    media = read_clip(clip, audio=not no_audio, video=not no_video)
+    with _status("Loading the model…") as say:
+        loaded, processor = _load(model)
+        from .generate import reason
+
+        if media.frames is not None and processor.frames != FRAMES:
+            media = read_clip(clip, frames=processor.frames, audio=not no_audio, video=not no_video)
+        say("Watching and listening…")
+        answer = reason(loaded, processor, media, _question(question), labels=task.space, think=think)
+    if as_json:
+        job = Job(clip, _question(question), media.sha256)
+        row = clip_row(job, task, answer, time.perf_counter() - started)
+        typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
+    else:
+        _print_reasons(answer)
+        typer.echo(bars(answer.labels, _block()))
+
+
+@app.command()
+def label(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Files, folders, globs or manifests.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The table, a .jsonl file; run again to resume.", show_default=False)
+    ],
+    model: Model = "default",
+    labels: Labels = "ekman7",
+    think: Think = True,
+    question: Annotated[str | None, typer.Option(help=ASKED)] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=0, help="Only the first so many clips.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Label many clips: one JSON object per line.
+
+    Run again to resume. A clip that cannot be read becomes a row with its error.
+    """
+    from . import label as table
+
+    _offline(model)
+    summary = table.label(
+        sources,
+        out,
+        model=model,
+        labels=labels,
+        think=think,
+        question=question,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    typer.echo(
+        f"{summary.ok} labelled, {summary.errors} errors, {summary.skipped} in the table already: {out}",
+        err=True,
+    )
+    if summary.errors:
+        raise typer.Exit(3)
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Check the installation and run one clip end to end."""
+    _offline("default")
+    from .doctor import run
+
+    run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. An error is one line, unless --debug is given."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        code = int(app(arguments, prog_name="omni", standalone_mode=False) or 0)
+    except Exception as err:  # the last line of the command line: what went wrong, without a traceback
+        if "--debug" in arguments:
+            traceback.print_exc()
+        if isinstance(err, OmniError):
+            return _fail(str(err), 2)
+        if isinstance(err, typer.TyperException):
+            command = getattr(getattr(err, "ctx", None), "command_path", "omni")
+            return _fail(f"{err.format_message().rstrip('.')}. See {command} --help.", 2)
+        return _fail(
+            f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1
+        )
+    if code == INTERRUPTED:
+        _fail("interrupted. Run the same command again; omni label goes on where it stopped.", code)
+    return code
+
+
+def bars(labels: dict[str, float], block: str = "█") -> str:
+    """The answer as text: label and probability, then a bar for each label, the most probable first.
+
+    >>> print(bars({"sad": 0.25, "happy": 0.75}, "#"))
+    happy  0.75
+    <BLANKLINE>
+      happy  ################## 0.75
+      sad    ###### 0.25
+    """
+    ranked = sorted(labels.items(), key=lambda item: -item[1])
+    width = max(map(len, labels))
+    lines = [
+        f"  {name:{width}}  {block * round(p * BAR)}{' ' * (round(p * BAR) > 0)}{p:.2f}" for name, p in ranked
+    ]
+    return "\n".join([f"{ranked[0][0]}  {ranked[0][1]:.2f}", "", *lines])
+
+
+def _print_reasons(answer: Answer) -> None:
+    """The thought and what the answer rests on, dim, to stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
+    notes = [
+        f'heard: "{answer.transcript}"' if answer.transcript else "",
+        f"judged from the {ALONE[answer.modalities]} alone" if answer.modalities in ALONE else "",
+        f"warnings: {', '.join(answer.warnings)}" if answer.warnings else "",
+        ""
+        if answer.well_formed
+        else "the model's text was not well-formed; the label is the most probable one",
+    ]
+    console = Console(stderr=True, highlight=False)
+    for line in (answer.thought, *(f"({note})" for note in notes if note)):
+        if line:
+            console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _load(model: str) -> tuple[Any, Any]:
+    _offline(model)
+    from .loading import load
+
+    loaded, processor = load(model)
+    return loaded, processor
+
+
+def _offline(model: str) -> None:
+    """Forbid the hub client any request, unless a remote model is named. It reads this as it is imported."""
+    if not model.startswith(REMOTE):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _question(question: str | None) -> str:
+    from .answer import QUESTION
+
+    return question or QUESTION
+
+
+@contextmanager
+def _status(message: str) -> Iterator[Any]:
+    """A spinner while the body runs, if stderr is a terminal; yields what changes its text."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(message) as status:
+        yield status.update
+
+
+def _block() -> str:
+    """The character of the bars: a full block where stdout can print it."""
+    try:
+        "█".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#"
+    return "█"
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"omni: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

