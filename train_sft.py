@@ -70,12 +70,14 @@ def encode(manifests: list[str], cache: FeatureCache) -> list:
         except ClipError as err:
             print(f"left out: {err}", file=sys.stderr)
             continue
-        encoded.append((example, cache(clip), cache.path(clip)))
+        encoded.append((example, cache(clip, example.extra.get("text")), cache.path(clip)))
     return encoded
 
 
 def main() -> None:
     """Parse, encode, align, train, save."""
+    if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
+        sys.argv += ["--use_cpu", "true"]  # else TrainingArguments refuses bf16
     parser = TrlParser((ColdStart, SFTConfig))
     args, training = parser.parse_args_and_config()
     started = time.time()

@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -235,15 +235,19 @@ def _example(plan: Plan, clip: Path, truth: dict) -> Example:
     heard, rng = "audio" in plan.modalities, rng_of(plan.seed, plan.split, plan.index, 2)
     units = {n: expressions.ActionUnit(**u) for n, u in (truth["action_units"] or {}).items()}
     apex = {n: u.intensity for n, u in units.items()} if truth["action_units"] is not None else None
+    cues, strengths = cue_truth(apex, truth["prosody"]), cue_strength(apex, truth["prosody"])
     conflict = None
     if plan.conflict:
         conflict = {"face": plan.face, "voice": plan.voice, "winner": "face" if plan.label == plan.face else "voice"}
-    write = partial(
-        write_rationale, cue_truth(apex, truth["prosody"]), plan.label, rng, intensities=cue_strength(apex, truth["prosody"]),
-        times=cue_onsets(units, truth["duration"]), transcript=truth["text"] if heard else None, modalities=plan.modalities, conflict=conflict,
-    )
+    facts = {"intensities": strengths, "times": cue_onsets(units, truth["duration"])}
+    said = truth["text"] if heard else None
+    whole = {**facts, "transcript": said, "modalities": plan.modalities, "conflict": conflict}
     extra = {k: v for k, v in truth.items() if k != "label"}
-    return Example(clip=clip, label=plan.label, rationale=write(), extra=extra | {"rationale_plain": write(overall=plan.face)})
+    extra["rationale_plain"] = write_rationale(cues, plan.label, rng, **whole, overall=plan.face)
+    if len(plan.modalities) == 2:  # the same clip with one sense taken away
+        extra["rationale_mute"] = write_rationale(cues, plan.face, rng, **facts, modalities=("video",))
+        extra["rationale_blind"] = write_rationale(cues, plan.voice, rng, **facts, transcript=said, modalities=("audio",))
+    return Example(clip=clip, label=plan.label, rationale=write_rationale(cues, plan.label, rng, **whole), extra=extra)
 
 
 def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, workers: int = 2) -> Iterator[int]:

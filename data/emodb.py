@@ -3,8 +3,8 @@
     03a01Wa.opus ─► speaker 03, sentence a01, W = Wut = angry, take a
 
 Source: Burkhardt et al., "A database of German emotional speech", Interspeech 2005; CC0-1.0; 16 kHz mono.
-WAV, FLAC and Opus are read. Bored utterances (L) are left out, since boredom is in none of our label spaces: 454
-of 535 remain. Speakers 15 (male) and 16 (female) are the test split, everyone else trains. The levels look
+WAV, FLAC and Opus are read. Bored utterances (L) are left out, since boredom is in none of our label spaces:
+454 of 535 remain. Speakers 15 (male) and 16 (female) are the test split, all others train. The levels look
 normalised, so loudness is no cue here.
 """
 

@@ -1,19 +1,19 @@
 """Synthetic voices whose prosody is known because we made it.
 
-    sentence ─► Piper, one real voice ─► WORLD: pitch, envelope, noise      analyse(), once per sentence and take
-             ─► warp, shift, stretch, tilt ─► microphone and room ─► wave   transform() and record(), per clip
+    sentence ─► Piper, one real voice ─► WORLD: pitch, envelope, noise     analyse(), per sentence and take
+             ─► warp, shift, stretch, tilt ─► microphone and room ─► wave  transform() and record(), per clip
 
 Many speakers come from one voice: the formants are moved by `Voice.warp`, and the pitch with them, because a
 shorter vocal tract goes with smaller vocal folds. Voices and sentences are split into train, validation and
 test, disjoint.
 
 An emotion is a `Recipe`: deltas against the same speaker's neutral voice, in the units of
-`omni.cues.voice.deltas`. RECIPES was fitted to the acting of EmoDB's eight training speakers by `fit_recipes`,
-which gives the table again: the median over the utterances of measure() against the speaker's neutral median;
-`spread` is what the robust deviation (quartiles / 1.35) exceeds that of the neutral utterances by. Set by hand,
-because EmoDB cannot tell:
+`omni.cues.voice.deltas`. RECIPES was fitted to EmoDB's eight training speakers by `fit_recipes`,
+which gives the table again: the median over the utterances, each against its speaker's neutral median; and as
+`spread`, what the robust deviation (quartiles / 1.35) has beyond that of the neutral ones, in quadrature.
+Set by hand, because EmoDB cannot tell:
  - surprise, which EmoDB lacks: the textbook's F0 × 1.35, twice the range, a rising end;
- - level_db, since EmoDB's levels are normalised: the textbook's direction, damped, as actors hardly follow it;
+ - level_db, since EmoDB's levels are normalised: the textbook's direction, damped: actors hardly follow it;
  - contour, breath and tremor: the textbook's.
 
 Cues and labels are kept apart on purpose: each clip varies around its recipe, and DISTRACTED of the clips get
@@ -82,11 +82,11 @@ FITTED = ("pitch_st", "range_log2", "rate_log2", "tilt_db")  # what fit_recipes 
 
 RECIPES: dict[str, Recipe] = {
     "neutral": Recipe(spread=(0.5, 0.15, 0.06, 1.0)),
-    "angry": Recipe(8.42, 0.32, -0.05, 10.71, 6.0, "stress", 1.5, spread=(2.77, 0.05, 0.2, 3.88)),
-    "disgust": Recipe(3.61, -0.03, -0.27, 4.78, -1.0, "fall", 1.0, 0.05, spread=(2.38, 0.29, 0.17, 2.98)),
-    "fear": Recipe(5.31, -0.16, 0.04, 2.67, 1.5, "flat", 0.0, 0.15, 0.5, spread=(3.07, 0.22, 0.18, 2.88)),
-    "happy": Recipe(8.57, 0.58, -0.02, 6.73, 3.0, "bounce", 1.2, spread=(3.0, 0.32, 0.15, 6.36)),
-    "sad": Recipe(-2.58, -0.73, -0.52, -3.88, -3.0, "fall", 1.0, 0.25, spread=(2.11, 0.25, 0.3, 3.16)),
+    "angry": Recipe(8.42, 0.32, -0.11, 10.71, 6.0, "stress", 1.5, spread=(2.77, 0.05, 0.2, 3.88)),
+    "disgust": Recipe(3.61, -0.03, -0.39, 4.78, -1.0, "fall", 1.0, 0.05, spread=(2.38, 0.29, 0.25, 2.98)),
+    "fear": Recipe(5.31, -0.16, 0.06, 2.67, 1.5, "flat", 0.0, 0.15, 0.5, spread=(3.07, 0.22, 0.14, 2.88)),
+    "happy": Recipe(8.57, 0.58, -0.15, 6.73, 3.0, "bounce", 1.2, spread=(3.0, 0.32, 0.15, 6.36)),
+    "sad": Recipe(-2.58, -0.73, -0.36, -3.88, -3.0, "fall", 1.0, 0.25, spread=(2.11, 0.25, 0.53, 3.16)),
     "surprise": Recipe(5.2, 1.0, 0.03, 2.0, 3.0, "rise", 5.0, spread=(2.5, 0.25, 0.15, 3.0)),
 }
 
@@ -234,8 +234,8 @@ def draw_recipe(emotion: str, rng: np.random.Generator, intensity: float = 1.0) 
 def transform(analysis: Analysis, voice: Voice, recipe: Recipe) -> np.ndarray:
     """Renders a take in a voice with a recipe.
 
-    Pitch, range and tilt reach what the recipe asks for, by construction, as far as F0_LIMITS allow; the level
-    is left to the caller. `Recipe()` is the speaker's neutral voice.
+    Pitch, range and tilt come out as the recipe asks, as far as F0_LIMITS allow; the level is left to the
+    caller. `Recipe()` is the speaker's neutral voice.
 
     Returns:
         (samples,) float64 at 16 kHz.
@@ -346,7 +346,7 @@ def _cast() -> tuple[Voice, ...]:
         female = i % 2 == 1
         warp = 1.10 + 0.12 * a if female else 0.92 + 0.14 * a
         size = math.log2(warp) / math.log2(1.17)  # 0 for a man like joe, 1 for a woman
-        pitch = 2 + 10 * size + 5 * (b - 0.5) + (1.5 if female else 0.0)  # joe's own voice is low
+        pitch = 2 + 8 * size + 4 * (b - 0.5) + (1.5 if female else 0.0)  # joe's own voice is low
         manner = (0.5 * (c - 0.5), 0.3 * (d - 0.5), 8 * (e - 0.5), 0.15 * f)
         split = "train" if i < 20 else "validation" if i < 24 else "test"
         voices.append(Voice(f"joe-{i:02d}", "female" if female else "male", split, warp, pitch, *manner))
@@ -361,7 +361,7 @@ VOICES = _cast()
 
 @lru_cache(maxsize=256)  # 0.7 MB each
 def analyse(sentence: Sentence, take: int = 0) -> Analysis:
-    """Says a sentence with Piper and takes it apart with WORLD: about one CPU second, remembered for the process."""
+    """Says a sentence with Piper and takes it apart with WORLD: a CPU second, then remembered."""
     world = _world()
     wave = _piper(sentence.ipa, seed=1 + take)
     f0, times = _fine_pitch(wave)
@@ -371,7 +371,7 @@ def analyse(sentence: Sentence, take: int = 0) -> Analysis:
 
 
 def _fine_pitch(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F0 (N,) and its times in seconds: our tracker, refined by WORLD, whose own trackers lose joe's creaky voice."""
+    """F0 (N,) and its times in seconds: our tracker refined by WORLD, whose own lose joe's creaky voice."""
     coarse = pitch(wave)
     middles = (np.arange(len(coarse)) + 0.5) * 0.01
     times = np.arange(len(wave) * 1000 // (RATE * int(FRAME_MS)) + 1) * FRAME_MS / 1000
@@ -385,7 +385,7 @@ def _fine_pitch(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _piper(ipa: str, seed: int) -> np.ndarray:
     """One rendering at 16 kHz, RMS 0.08.
 
-    The noise that varies melody and rhythm is drawn inside the network; only a new session starts at the seed.
+    The noise that varies melody and rhythm is drawn inside the network, and only a new session is seeded.
     """
     import onnxruntime
 

@@ -89,7 +89,7 @@ def align(
         fusion.output[-1].weight.fill_(length)
     cue_scores, label_scores = WordScores(cues), WordScores(labels)
     parameters = [*fusion.parameters(), *cue_scores.parameters(), *label_scores.parameters()]
-    steps = options.epochs * (len(rows) // options.batch)
+    steps = options.epochs * max(1, len(rows) // options.batch)
     optimizer = torch.optim.AdamW(parameters, options.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     fusion.train()

@@ -34,6 +34,7 @@ SENSES = {
     ("video", "audio"): "The clip has picture and sound.",
     ("audio",): "The clip has sound only.",
     ("video",): "The clip has picture only.",
+    (): "The clip has no face and no voice.",
 }
 INSTRUCTIONS = {
     True: "Output the thinking process in <think> </think> and the final emotion in <answer> </answer> tags.",
@@ -111,11 +112,11 @@ def prompt(
 
     Args:
         question: None or blank means `QUESTION`; put on one line.
-        modalities: the senses of the clip, of "video" and "audio", at least one.
+        modalities: the senses of the clip, of "video" and "audio"; neither, if there is nothing to go by.
         transcript: words heard, cut to `TRANSCRIPT_LENGTH` characters; left out if blank or without audio.
 
     Raises:
-        ValueError: `modalities` is empty or has another word.
+        ValueError: `modalities` has another word.
 
     >>> print(prompt(None, "angry,happy", think=False, modalities=["audio"], transcript='He said "no".\\n'))
     The clip has sound only.
@@ -126,7 +127,7 @@ def prompt(
     """
     senses = tuple(name for name in ("video", "audio") if name in modalities)
     if senses not in SENSES or set(modalities) - set(senses):
-        raise ValueError(f"modalities must be of 'video' and 'audio', at least one; got {list(modalities)}.")
+        raise ValueError(f"modalities must be of 'video' and 'audio'; got {list(modalities)}.")
     lines = [SENSES[senses]]
     words = TAG.sub(" ", _line(transcript))[:TRANSCRIPT_LENGTH].strip()
     if words and "audio" in senses:

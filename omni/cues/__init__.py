@@ -1,1 +1,1 @@
-"""What can be measured or claimed about a face and a voice without a model: a lexicon of cues and their truth."""
+"""What can be measured and said about a face and a voice without a model: cues, their words, their truth."""

@@ -130,7 +130,12 @@ def _checkable(
 def _intensities(action_units: Mapping[str, Any] | None) -> dict[str, float] | None:
     if action_units is None:
         return None
-    return {name: float(getattr(unit, "intensity", unit)) for name, unit in action_units.items()}
+    return {name: _intensity(unit) for name, unit in action_units.items()}
+
+
+def _intensity(unit: Any) -> float:
+    """Of a number, of an object with `.intensity`, or of the same as a manifest holds it."""
+    return float(unit["intensity"] if isinstance(unit, Mapping) else getattr(unit, "intensity", unit))
 
 
 def _truth(cue: Cue, measured: Mapping[str, float]) -> bool | None:

@@ -45,7 +45,7 @@ def base_folder() -> Path:
     Raises:
         ModelError: a wheel is missing or differs; gives the command that installs them.
     """
-    identity = repr((RECIPE, [f.sha256 for f in FILES], sorted(FUSION.items(), key=str), CLIP_TOKEN))
+    identity = repr((RECIPE, sorted(FaceTowerConfig().to_dict().items(), key=str), [f.sha256 for f in FILES], sorted(FUSION.items(), key=str), CLIP_TOKEN))
     folder = cache_root() / f"default-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
