@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from rich.progress import track
+from rich.progress import Progress, track
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer, TrlParser
 
@@ -92,7 +92,12 @@ def main() -> None:
         began = time.time()
         fusion = model.model.fusion.requires_grad_(True)
         cues, labels, length = vocabulary(model, processor)
-        align(fusion, align_rows(encoded), cues, labels, length, AlignOptions(epochs=args.align_epochs, seed=training.seed))
+        with Progress(disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("aligning")
+            align(
+                fusion, align_rows(encoded), cues, labels, length, AlignOptions(epochs=args.align_epochs, seed=training.seed),
+                lambda step, steps, loss: bar.update(task, completed=step, total=steps, description=f"aligning, loss {loss:.2f}"),
+            )
         print(f"aligned in {time.time() - began:.0f} s", flush=True)
 
     lora = LoraConfig(r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=LORA_TARGETS, modules_to_save=["fusion"])

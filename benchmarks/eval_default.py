@@ -59,7 +59,7 @@ def top(probabilities: Sequence[dict[str, float]]) -> list[str]:
 
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict:
     """UAR, WAR and how many."""
-    return {"uar": round(uar(truth, predicted), 4), "war": round(war(truth, predicted), 4), "clips": len(truth)}
+    return {"uar": round(uar(truth, predicted, EKMAN7), 4), "war": round(war(truth, predicted, EKMAN7), 4), "clips": len(truth)}
 
 
 def shuffled_sound(clips: Sequence[ClipFeatures], seed: int = 0) -> list[ClipFeatures]:

@@ -49,6 +49,17 @@ def read_emodb(folder: str | Path) -> list[Example]:
     return [_example(clip) for clip in clips if clip.stem[5:6] != "L"]
 
 
+def utterance(example: Example) -> Prosody:
+    """The prosody of one example.
+
+    Raises:
+        ClipError: the file has no readable sound.
+    """
+    wave = read_clip(example.clip, video=False).wave
+    assert wave is not None  # without sound and picture read_clip raises
+    return measure(wave)
+
+
 def speaker_baselines(examples: Iterable[Example]) -> dict[str, Prosody]:
     """The neutral voice of each speaker: the median of every measure over their neutral utterances.
 
@@ -58,7 +69,7 @@ def speaker_baselines(examples: Iterable[Example]) -> dict[str, Prosody]:
     neutral = defaultdict(list)
     for example in examples:
         if example.label == "neutral":
-            neutral[example.extra["speaker"]].append(measure(read_clip(example.clip, video=False).wave))
+            neutral[example.extra["speaker"]].append(utterance(example))
     return {speaker: Prosody(*np.nanmedian(takes, axis=0).tolist()) for speaker, takes in neutral.items()}
 
 

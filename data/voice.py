@@ -37,12 +37,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from omni.clip import read_clip
 from omni.cues.voice import RATE, Prosody, deltas, measure, pitch, resample
 from omni.errors import LabelError, ModelError
 from omni.manifest import Example
 
-from .emodb import speaker_baselines
+from .emodb import speaker_baselines, utterance
 
 FRAME_MS = 5.0
 F0_LIMITS = (60.0, 480.0)  # Hz: what `measure` can follow
@@ -453,8 +452,7 @@ def fit_recipes(examples: Iterable[Example]) -> dict[str, Recipe]:
     baselines = speaker_baselines(examples)
     changes: dict[str, list[list[float]]] = {}
     for example in examples:
-        prosody = measure(read_clip(example.clip, video=False).wave)
-        change = deltas(prosody, baselines[example.extra["speaker"]])
+        change = deltas(utterance(example), baselines[example.extra["speaker"]])
         changes.setdefault(str(example.label), []).append([change[name] for name in FITTED])
     usual = _robust_deviation(changes["neutral"])
     return {

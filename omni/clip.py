@@ -38,11 +38,11 @@ import re
 import stat
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -51,6 +51,7 @@ from .errors import ClipError
 if TYPE_CHECKING:
     import av
 
+T = TypeVar("T")
 RATE = 16_000  # Hz of every wave: what Whisper-style audio towers take
 LONG_SIDE = 640  # px; longer sides are shrunk while converting to RGB: ample for a face tower
 SILENCE = 10 ** (-70 / 20)  # of full scale: a peak of 10 steps of 16 bits; no open microphone is so quiet
@@ -373,7 +374,7 @@ class _Track:
 
     @property
     def promised(self) -> float:
-        """Seconds that the header speaks of. FFmpeg shortens those of a cut AVI, but not its count of ticks."""
+        """Seconds that the header speaks of. FFmpeg shortens that of a cut AVI, but not the count."""
         ticks = self.stream.frames if self.demuxer == "avi" else 0
         return self.seconds(max(self.stream.duration or 0, ticks))
 
@@ -405,19 +406,23 @@ class _Budget:
         self.wall = limits.wall_seconds + duration / 10
         self.deadline = time.monotonic() + self.wall
 
-    def decode(self, context: Any, packet: av.Packet | None) -> list[Any]:
-        """The frames that come out for `packet` (None: the rest). Undecodable packets are counted."""
+    def attempt(self, step: Callable[..., T], *given: Any) -> T | None:
+        """What one decoding step returns; None, and one more bad packet, where FFmpeg gives up."""
         import av
 
         if time.monotonic() > self.deadline:
             raise _error("decode_timeout", self.name, limit=self.wall)
         try:
-            return list(context.decode(packet))
-        except av.error.FFmpegError as err:
+            return step(*given)
+        except (av.error.FFmpegError, ValueError) as err:
             self.bad += 1
             if self.bad > self.limits.bad_packets:
                 raise _error("corrupt_media.packets", self.name, limit=self.limits.bad_packets) from err
-            return []
+            return None
+
+    def decode(self, track: _Track, packet: av.Packet | None) -> list[Any]:
+        """The frames that come out for `packet`; for None the rest."""
+        return self.attempt(track.stream.codec_context.decode, packet) or []
 
     def hear(self, frame: av.AudioFrame) -> None:
         self.audio_bytes += frame.samples * len(frame.layout.channels) * frame.format.bytes
@@ -551,11 +556,9 @@ def _is_vfr(stamps: list[int]) -> bool:
 def _is_cut(container: Any, picture: _Track | None, sound: _Track | None) -> bool:
     """Whether a header of a kind that is exact promises clearly more than there is."""
     tracks = [track for track in (picture, sound) if track and track.demuxer in EXACT_HEADERS]
-    pairs = [
-        (track.promised, track.seconds(track.end - track.stamps()[0])) for track in tracks if track.promised
-    ]
+    pairs = [(t.promised, t.seconds(t.end - t.stamps()[0])) for t in tracks if t.promised]
     if tracks and not pairs and container.duration and len(container.streams) == len(tracks):
-        pairs = [(container.duration / 1e6, max(track.seconds(track.end) for track in tracks))]  # Matroska
+        pairs = [(container.duration / 1e6, max(t.seconds(t.end) for t in tracks))]  # Matroska: one for all
     return any(promised - read > max(0.5, 0.05 * promised) for promised, read in pairs)
 
 
@@ -620,26 +623,28 @@ def _decode_needed(
 ) -> _Picker:
     """Decodes runs of packets, of which each starts at a keyframe."""
     context = track.stream.codec_context
-    picker = _Picker(picks, track.stream.sample_aspect_ratio)
+    picker = _Picker(picks, track.stream.sample_aspect_ratio, budget)
     skip = skip and context.name in SKIPPING
     for run in runs:
         for packet in [*run, None]:
             drop = skip and packet is not None and packet.pts not in picker.picked
             context.skip_frame = "NONREF" if drop else "DEFAULT"
-            for frame in budget.decode(context, packet):
+            for frame in budget.decode(track, packet):
                 if frame.pts is not None:
                     picker.offer(frame.pts, frame)
         context.flush_buffers()
+    picker.settle()
     return picker
 
 
 def _decode_in_order(track: _Track, picks: list[int], stamps: list[int], budget: _Budget) -> _Picker:
     """Decodes everything; the n-th picture that comes out has the n-th time."""
-    picker = _Picker(picks, track.stream.sample_aspect_ratio)
+    picker = _Picker(picks, track.stream.sample_aspect_ratio, budget)
     order = iter(stamps)
     for packet in [*track.packets, None]:
-        for frame in budget.decode(track.stream.codec_context, packet):
+        for frame in budget.decode(track, packet):
             picker.offer(next(order, stamps[-1]), frame)
+    picker.settle()
     return picker
 
 
@@ -664,9 +669,10 @@ def _needed_runs(packets: list[av.Packet], wanted: list[int]) -> list[list[av.Pa
 class _Picker:
     """Keeps, for each wanted stamp, the latest picture at or before it; converts only those to RGB."""
 
-    def __init__(self, picks: list[int], pixel_aspect: Fraction | None) -> None:
+    def __init__(self, picks: list[int], pixel_aspect: Fraction | None, budget: _Budget) -> None:
         from av.video.reformatter import VideoReformatter
 
+        self.budget = budget
         self.wanted = sorted(set(picks))
         self.picked = frozenset(picks)
         self.found: dict[int, tuple[int, Any]] = {}  # index in `wanted` -> (stamp, frame, later (H, W, 3))
@@ -684,7 +690,7 @@ class _Picker:
         if held and (is_late or held[0] > stamp):
             return
         if slot != self.slot:
-            self._settle()
+            self.settle()
         self.slot = slot
         self.found[slot] = (stamp, frame)
 
@@ -694,7 +700,6 @@ class _Picker:
 
     def results(self) -> dict[int, tuple[int, np.ndarray]]:
         """Wanted stamp -> (true stamp, picture). A picture that was lost is replaced by the one before it."""
-        self._settle()
         results, last = {}, self.found[min(self.found)]
         for slot, stamp in enumerate(self.wanted):
             results[stamp] = last = self.found.get(slot, last)
@@ -703,10 +708,14 @@ class _Picker:
     def warnings(self) -> tuple[str, ...]:
         return ("hdr_not_tonemapped",) * self.is_hdr + ("rotated",) * (self.turns != 0)
 
-    def _settle(self) -> None:
-        stamp, frame = self.found.get(self.slot, (0, None))
-        if frame is not None and not isinstance(frame, np.ndarray):
-            self.found[self.slot] = (stamp, self._rgb(frame))
+    def settle(self) -> None:
+        """Converts the picture that was kept last, before another takes its turn, and at the end."""
+        stamp, frame = self.found.pop(self.slot, (0, None))
+        if frame is None:
+            return
+        pixels = frame if isinstance(frame, np.ndarray) else self.budget.attempt(self._rgb, frame)
+        if pixels is not None:
+            self.found[self.slot] = (stamp, pixels)
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) upright RGB in square pixels; the first picture decides H and W for all."""
@@ -737,13 +746,14 @@ def _decode_sound(track: _Track, zero: float, budget: _Budget) -> np.ndarray | N
     """(L,) mono 16 kHz, sample 0 at `zero`; None if nothing can be decoded."""
     runs: list[_Run] = []
     for packet in [*track.packets, None]:
-        for frame in budget.decode(track.stream.codec_context, packet):
+        for frame in budget.decode(track, packet):
             budget.hear(frame)
             expected = runs[-1].end if runs else 0.0
             start = expected if frame.pts is None else track.seconds(frame.pts) - zero
             if not runs or runs[-1].kind != _kind(frame) or start - expected > GAP:
                 runs.append(_Run(frame, start))
-            runs[-1].push(frame, start)
+            if not budget.attempt(runs[-1].push, frame, start) and not runs[-1].pieces:
+                runs.pop()  # a sample format from a broken header
     is_fine = track.stream.time_base < Fraction(1, 8000)  # Matroska's milliseconds are not
     return _placed(runs, track.seconds(track.end) - zero if is_fine else None, budget)
 
@@ -763,9 +773,10 @@ class _Run:
         self.resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE, options=mean)
         self.pieces: list[np.ndarray] = []
 
-    def push(self, frame: av.AudioFrame, start: float) -> None:
+    def push(self, frame: av.AudioFrame, start: float) -> bool:
         self.end = max(start, self.start) + frame.samples / frame.sample_rate
         self.pieces += [piece.to_ndarray()[0] for piece in self.resampler.resample(frame)]
+        return True
 
     def samples(self) -> np.ndarray:
         """All that was pushed; closes the run."""
@@ -775,7 +786,8 @@ class _Run:
 
 def _placed(runs: list[_Run], end: float | None, budget: _Budget) -> np.ndarray | None:
     """The runs on one time line, silence between them, cut at `end`, behind which the encoder padded."""
-    placed = [(round(run.start * RATE), run.samples()) for run in runs]
+    resampled = ((round(run.start * RATE), budget.attempt(run.samples)) for run in runs)
+    placed = [(first, samples) for first, samples in resampled if samples is not None]
     length = max((first + len(samples) for first, samples in placed), default=0)
     if end is not None and 0 <= length - round(end * RATE) < 4096:  # the longest frame of common codecs
         length = round(end * RATE)
@@ -883,6 +895,7 @@ def _encode_pictures(container: Any, frames: np.ndarray, rate: Fraction, size: A
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.codec_context.time_base = 1 / rate  # one tick per picture: exact for any rate
+    stream.codec_context.thread_count = 1  # the same bytes on every machine
     stream.codec_context.colorspace = BT601  # said, so that players need not guess
     reformatter, matrix = VideoReformatter(), Colorspace.ITU601
     for i, pixels in enumerate(frames if size else frames[:, :height, :width]):

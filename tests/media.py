@@ -110,6 +110,7 @@ def _pictures(
     stream = container.add_stream(codec, rate=fps, options=options or {})
     stream.width, stream.height = size
     stream.pix_fmt = PIX_FMTS.get(codec, "yuv420p")
+    stream.codec_context.thread_count = 1
     if rotation := context.pop("rotation"):
         stream.set_display_rotation(rotation)
     for name, value in context.items():

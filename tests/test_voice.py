@@ -47,7 +47,7 @@ def sentence() -> voice.Sentence:
     return voice.sentences()[0]
 
 
-# ---------------------------------------------------------------------------------------------------- measuring
+# ------------------------------------------------------------------------------------------ measuring
 
 
 @pytest.mark.parametrize("hertz", [70, 100, 155, 220, 333, 470])
@@ -140,7 +140,7 @@ def test_a_pause_is_measured_in_seconds_and_a_plosive_is_none():
     assert measure(gap(0.08)).pauses_s == 0
 
 
-# ---------------------------------------------------------------------------------------------------- speaking
+# ------------------------------------------------------------------------------------------ speaking
 
 
 def test_sentences_and_voices_of_the_splits_are_disjoint_and_enough():
@@ -159,7 +159,7 @@ def test_formants_and_pitch_of_the_voices_go_together():
 
 
 def test_an_unknown_emotion_is_told_which_ones_there_are():
-    with pytest.raises(LabelError, match="bored.*angry.*surprise"):
+    with pytest.raises(LabelError, match=r"bored.*angry.*surprise"):
         voice.draw_recipe("bored", np.random.default_rng(0))
 
 
@@ -177,7 +177,7 @@ def test_a_voice_changes_as_its_recipe_asks(sentence):
     analysis, cast = voice.analyse(sentence), voice.VOICES[0]
     calm = measure(voice.transform(analysis, cast, voice.Recipe()))
     for name, amount, error in [
-        ("pitch_st", 6.0, 0.8), ("pitch_st", -3.0, 0.8), ("range_log2", 0.8, 0.35), ("range_log2", -0.8, 0.35),
+        ("pitch_st", 6.0, 0.8), ("pitch_st", -3.0, 0.8), ("range_log2", 0.8, 0.3), ("range_log2", -0.8, 0.3),
         ("rate_log2", 0.3, 0.1), ("rate_log2", -0.5, 0.1), ("tilt_db", 6.0, 1.5), ("tilt_db", -5.0, 1.5),
     ]:  # fmt: skip
         changed = measure(voice.transform(analysis, cast, voice.Recipe(**{name: amount})))
@@ -218,7 +218,7 @@ def test_speech_of_a_split_uses_its_sentences_and_voices_only():
     assert speech.voice in {cast.name for cast in voice.VOICES if cast.split == "validation"}
 
 
-# ---------------------------------------------------------------------------------------------------- EmoDB
+# ------------------------------------------------------------------------------------------ EmoDB
 
 
 @pytest.fixture
@@ -232,9 +232,7 @@ def corpus(tmp_path):
 
 def test_emodb_is_read_from_its_file_names_without_boredom(corpus):
     examples = read_emodb(corpus)
-    assert [example.label for example in examples] == ["neutral", "angry", "neutral"] * 2 or len(
-        examples
-    ) == 6
+    assert [example.label for example in examples] == ["neutral", "angry", "neutral"] * 2
     assert {e.extra["speaker"]: (e.extra["split"], e.extra["sex"]) for e in examples} == {
         "03": ("train", "male"),
         "16": ("test", "female"),

