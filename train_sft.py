@@ -87,7 +87,9 @@ def main() -> None:
     encoded = encode(args.train, FeatureCache(args.features, model, processor))
     print(f"encoded {len(encoded)} clips in {time.time() - started:.0f} s", flush=True)
 
-    checkpoint = get_last_checkpoint(training.output_dir) if args.resume and Path(training.output_dir).is_dir() else None
+    checkpoint = (
+        get_last_checkpoint(training.output_dir) if args.resume and Path(training.output_dir).is_dir() else None
+    )
     if args.align_epochs and checkpoint is None:
         began = time.time()
         fusion = model.model.fusion.requires_grad_(True)
@@ -95,12 +97,24 @@ def main() -> None:
         with Progress(disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("aligning")
             align(
-                fusion, align_rows(encoded), cues, labels, length, AlignOptions(epochs=args.align_epochs, seed=training.seed),
-                lambda step, steps, loss: bar.update(task, completed=step, total=steps, description=f"aligning, loss {loss:.2f}"),
+                fusion,
+                align_rows(encoded),
+                cues,
+                labels,
+                length,
+                AlignOptions(epochs=args.align_epochs, seed=training.seed),
+                lambda step, steps, loss: bar.update(
+                    task, completed=step, total=steps, description=f"aligning, loss {loss:.2f}"
+                ),
             )
         print(f"aligned in {time.time() - began:.0f} s", flush=True)
 
-    lora = LoraConfig(r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=LORA_TARGETS, modules_to_save=["fusion"])
+    lora = LoraConfig(
+        r=args.lora_rank,
+        lora_alpha=2 * args.lora_rank,
+        target_modules=LORA_TARGETS,
+        modules_to_save=["fusion"],
+    )
     model = get_peft_model(model, lora)
     model.peft_config["default"].base_model_name_or_path = args.model
     rows = sft_rows(encoded, RowOptions(args.reasoned, args.labelled, args.plain, args.words, training.seed))

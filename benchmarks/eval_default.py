@@ -1,6 +1,6 @@
 """The default model on held-out clips: every number of `docs/results.md` about it comes from here.
 
-    python benchmarks/eval_default.py --test DATA/test.jsonl [--emodb DIR] [--grid DIR] [--clip FILE=LABEL] --out FILE.json
+    python benchmarks/eval_default.py TEST.jsonl OUT.json [--emodb MANIFEST] [--grid DIR] [--clip FILE=LABEL]
 
 Held-out synthetic actors (no actor, voice or sentence of them was trained on): accuracy with both senses, without
 sound, without picture, with another clip's sound, without the face's detail, without the expression net; cue claims of
@@ -59,7 +59,11 @@ def top(probabilities: Sequence[dict[str, float]]) -> list[str]:
 
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict:
     """UAR, WAR and how many."""
-    return {"uar": round(uar(truth, predicted, EKMAN7), 4), "war": round(war(truth, predicted, EKMAN7), 4), "clips": len(truth)}
+    return {
+        "uar": round(uar(truth, predicted, EKMAN7), 4),
+        "war": round(war(truth, predicted, EKMAN7), 4),
+        "clips": len(truth),
+    }
 
 
 def shuffled_sound(clips: Sequence[ClipFeatures], seed: int = 0) -> list[ClipFeatures]:
@@ -75,56 +79,65 @@ def shuffled_sound(clips: Sequence[ClipFeatures], seed: int = 0) -> list[ClipFea
         ours = {m: x for m, x in clip.features.items() if m not in ("audio", "prosody")}
         times = {m: t for m, t in clip.times.items() if m in ours}
         theirs = [m for m in ("audio", "prosody") if m in donor.features]
-        swapped.append(replace(
-            clip, features=ours | {m: donor.features[m] for m in theirs}, times=times | {m: donor.times[m] for m in theirs},
-            transcript=donor.transcript,
-        ))
+        swapped.append(
+            replace(
+                clip,
+                features=ours | {m: donor.features[m] for m in theirs},
+                times=times | {m: donor.times[m] for m in theirs},
+                transcript=donor.transcript,
+            )
+        )
     return swapped
 
 
-CONDITIONS: dict[str, Callable[[ClipFeatures], ClipFeatures]] = {
-    "full": lambda c: c,
-    "without sound": ClipFeatures.mute,
-    "without picture": ClipFeatures.blind,
-    "without face detail": lambda c: c.without("video"),
-    "without expression net": lambda c: c.without("expression"),
+CONDITIONS: dict[str, Callable[[Sequence[ClipFeatures]], Sequence[ClipFeatures]]] = {
+    "full": lambda clips: clips,
+    "without sound": lambda clips: [c.mute() for c in clips],
+    "without picture": lambda clips: [c.blind() for c in clips],
+    "another clip's sound": shuffled_sound,
+    "without face detail": lambda clips: [c.without("video") for c in clips],
+    "without expression net": lambda clips: [c.without("expression") for c in clips],
 }
 
 
-def held_out(model, processor, rows: Sequence[tuple[Example, ClipFeatures]]) -> dict:
-    """All measurements on synthetic clips with known truth."""
-    truth = [e.label for e, _ in rows]
+def held_out(model, processor, rows: Sequence[tuple[Example, ClipFeatures]], save: Callable[[dict], None]) -> dict:
+    """All measurements on synthetic clips with known truth; `save` gets what is known after each of them."""
+    truth, clips = [e.label for e, _ in rows], [c for _, c in rows]
     both = [i for i, (_, c) in enumerate(rows) if c.modalities == ("video", "audio")]
-    agree = [i for i in both if not rows[i][0].extra["conflict"]]
-    conflict = [i for i in both if rows[i][0].extra["conflict"]]
-    pick = lambda values, keep: [values[i] for i in keep]  # noqa: E731
-    clips, result = [c for _, c in rows], {}
-    probabilities = {name: predict_fast(model, processor, [change(c) for c in clips]) for name, change in CONDITIONS.items()}
-    probabilities["another clip's sound"] = predict_fast(model, processor, shuffled_sound(clips))
-    for name, p in probabilities.items():
-        labels = top(p)
-        result[f"no-think, {name}"] = {
-            "agree": accuracy(pick(truth, agree), pick(labels, agree)),
-            "conflict": accuracy(pick(truth, conflict), pick(labels, conflict)),
-            "all": accuracy(truth, labels),
-        }
-    full, other = top(probabilities["full"]), top(probabilities["another clip's sound"])
-    changed = [full[i] != other[i] for i in conflict]
-    result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
-    answers = predict_reasoned(model, processor, clips)
-    labels = [a.label for a in answers]
-    result["think, full"] = {
-        "agree": accuracy(pick(truth, agree), pick(labels, agree)),
-        "conflict": accuracy(pick(truth, conflict), pick(labels, conflict)),
-        "all": accuracy(truth, labels),
+    groups = {
+        "agree": [i for i in both if not rows[i][0].extra["conflict"]],
+        "conflict": [i for i in both if rows[i][0].extra["conflict"]],
+        "all": list(range(len(rows))),
     }
-    for name, p in (("no-think", probabilities["full"]), ("think", [a.labels for a in answers])):
-        right = [t == max(q, key=q.__getitem__) for t, q in zip(truth, p, strict=True)]
-        result[f"ece, {name}"] = round(ece(right, [max(q.values()) for q in p]), 4)
+
+    def by_group(labels: Sequence[str]) -> dict:
+        return {name: accuracy([truth[i] for i in keep], [labels[i] for i in keep]) for name, keep in groups.items()}
+
+    def calibration(probabilities: Sequence[dict[str, float]]) -> float:
+        right = [t == label for t, label in zip(truth, top(probabilities), strict=True)]
+        return round(ece(right, [max(p.values()) for p in probabilities]), 4)
+
+    answers = predict_reasoned(model, processor, clips)
+    result: dict = {"think": {"full": by_group([a.label for a in answers])}, "no-think": {}}
     result["well formed"] = round(float(np.mean([a.well_formed for a in answers])), 4)
     result["claims"] = claims(rows, answers)
-    result["examples"] = [{"clip": e.clip.name, "truth": e.label, "label": a.label, "thought": a.thought} for (e, _), a in
-                          list(zip(rows, answers, strict=True))[:12]]
+    result["ece"] = {"think": calibration([a.labels for a in answers])}
+    shown = list(zip(rows, answers, strict=True))[:12]
+    result["examples"] = [
+        {"clip": e.clip.name, "truth": e.label, "label": a.label, "thought": a.thought} for (e, _), a in shown
+    ]
+    save(result)
+    labels: dict[str, list[str]] = {}
+    for name, change in CONDITIONS.items():
+        probabilities = predict_fast(model, processor, change(clips))
+        labels[name] = top(probabilities)
+        result["no-think"][name] = by_group(labels[name])
+        if name == "full":
+            result["ece"]["no-think"] = calibration(probabilities)
+        save(result)
+    changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]
+    result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
+    save(result)
     return result
 
 
@@ -152,15 +165,31 @@ def real(model, processor, cache: FeatureCache, examples: Sequence[Example], fra
     answers = predict_reasoned(model, processor, clips)
     labels = [a.label for a in answers]
     return {
-        "no-think": accuracy(truth, fast), "think": accuracy(truth, labels), "answers": dict(Counter(labels)),
+        "no-think": accuracy(truth, fast),
+        "think": accuracy(truth, labels),
+        "answers": dict(Counter(labels)),
         "no-think answers": dict(Counter(fast)),
-        "examples": [{"clip": e.clip.name, "truth": e.label, "label": a.label, "fast": f, "thought": a.thought,
-                      "modalities": a.modalities, "warnings": a.warnings} for e, a, f in list(zip(examples, answers, fast, strict=True))[:12]],
+        "examples": [
+            {
+                "clip": e.clip.name,
+                "truth": e.label,
+                "label": a.label,
+                "fast": f,
+                "thought": a.thought,
+                "modalities": a.modalities,
+                "warnings": a.warnings,
+            }
+            for e, a, f in list(zip(examples, answers, fast, strict=True))[:12]
+        ],
     }
 
 
 def main(
-    test: Path, out: Path, model: str = "default", features: Path = Path("features"), limit: int = 0,
+    test: Path,
+    out: Path,
+    model: str = "default",
+    features: Path = Path("features"),
+    limit: int = 0,
     emodb: Annotated[Path | None, typer.Option(help="manifest of EmoDB; speakers 15 and 16 are used")] = None,
     grid: Annotated[Path | None, typer.Option(help="folder of GRID clips, all neutral")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="FILE=LABEL, a single real clip")] = None,
@@ -169,21 +198,26 @@ def main(
     began = time.time()
     net, processor = load(model)
     cache = FeatureCache(features, net, processor)
-    examples = read_manifest(test)[: limit or None]
-    rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
-    result = {"model": model, "held-out actors": held_out(net, processor, rows)}
+    result: dict = {"model": model}
+
+    def save(part: dict, name: str = "held-out actors") -> None:
+        result[name] = part
+        result["seconds"] = round(time.time() - began)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1))
+
     sets = {"clips": [Example(Path(c.rsplit("=", 1)[0]), c.rsplit("=", 1)[1]) for c in clip or []]}
     if emodb:
         sets["emodb 15, 16"] = [e for e in read_manifest(emodb) if str(e.extra["speaker"]) in ("15", "16")]
     if grid:
         sets["grid"] = [Example(p, "neutral") for p in sorted(grid.iterdir())]
-    for name, rows_ in sets.items():
-        if rows_:
-            result[name] = real(net, processor, cache, rows_, processor.frames)
-    result["seconds"] = round(time.time() - began)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1))
-    typer.echo(json.dumps({k: v for k, v in result["held-out actors"].items() if k != "examples"}, indent=1))
+    for name, chosen in sets.items():
+        if chosen:
+            save(real(net, processor, cache, chosen, processor.frames), name)
+    examples = read_manifest(test)[: limit or None]
+    rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
+    held_out(net, processor, rows, save)
+    typer.echo(out)
 
 
 if __name__ == "__main__":

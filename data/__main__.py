@@ -1,9 +1,9 @@
 """`python -m data COMMAND`: make the corpora that the project trains and measures on.
 
-    actors   render synthetic actors with their truth
-    examples render the clips of examples/
-    facekit  turn the public ICT-FaceKit folder into the file that `actors` reads
-    emodb    write the manifest of a folder of EmoDB utterances
+actors   render synthetic actors with their truth
+examples render the clips of examples/
+facekit  turn the public ICT-FaceKit folder into the file that `actors` reads
+emodb    write the manifest of a folder of EmoDB utterances
 """
 
 from pathlib import Path
@@ -21,9 +21,16 @@ def actors(
     out: Annotated[Path, typer.Option(help="folder for the clips and the manifest")],
     clips: Annotated[int, typer.Option(help="how many")] = 100,
     seed: int = 0,
-    split: Annotated[str, typer.Option(help="train, validation or test: disjoint actors, voices and sentences")] = "train",
-    emodb: Annotated[Path | None, typer.Option(help="EmoDB folder: real voices for a quarter of the training clips")] = None,
-    fps: Annotated[float | None, typer.Option(help="render every frame at this rate; default: just the 8 that are sampled")] = None,
+    split: Annotated[
+        str, typer.Option(help="train, validation or test: disjoint actors, voices and sentences")
+    ] = "train",
+    emodb: Annotated[
+        Path | None, typer.Option(help="EmoDB folder: real voices for a quarter of the training clips")
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="render every frame at this rate; default: just the 8 that are sampled"),
+    ] = None,
     size: Annotated[int, typer.Option(help="pixels")] = 160,
     workers: int = 2,
 ) -> None:

@@ -43,7 +43,11 @@ from .rationale import cue_onsets, write_rationale
 from .render import Actor, Scene, render
 from .visemes import mix, visemes
 
-SPLITS = {"train": (0, 180), "validation": (1000, 30), "test": (2000, 30)}  # first actor seed, how many actors
+SPLITS = {
+    "train": (0, 180),
+    "validation": (1000, 30),
+    "test": (2000, 30),
+}  # first actor seed, how many actors
 CONFLICT = 0.25
 MISSING = 0.10
 REAL_VOICE = 0.25  # of the training clips, if EmoDB is given
@@ -104,12 +108,29 @@ def plan(split: str, index: int, seed: int, real_voices: bool) -> Plan:
     kind = rng.random()
     if kind < CONFLICT and emotion != "neutral":
         others = [e for e in EKMAN7 if e not in (emotion, "neutral")]
-        other, strong, weak = others[rng.integers(len(others))], rng.uniform(0.9, 1.15), rng.uniform(0.35, 0.55)
-        face, voice_, strength = (emotion, other, (strong, weak)) if rng.random() < 0.5 else (other, emotion, (weak, strong))
+        other, strong, weak = (
+            others[rng.integers(len(others))],
+            rng.uniform(0.9, 1.15),
+            rng.uniform(0.35, 0.55),
+        )
+        face, voice_, strength = (
+            (emotion, other, (strong, weak)) if rng.random() < 0.5 else (other, emotion, (weak, strong))
+        )
     elif kind > 1 - MISSING:
         modalities = ("video",) if rng.random() < 0.5 else ("audio",)
     real = real_voices and split == "train" and rng.random() < REAL_VOICE and voice_ != "surprise"
-    return Plan(split, index, seed, first + int(rng.integers(count)), emotion, face, voice_, strength, modalities, real)
+    return Plan(
+        split,
+        index,
+        seed,
+        first + int(rng.integers(count)),
+        emotion,
+        face,
+        voice_,
+        strength,
+        modalities,
+        real,
+    )
 
 
 @dataclass(frozen=True)
@@ -147,7 +168,11 @@ def _render_clip(plan: Plan, sources: Sources, path: Path) -> dict:
     seen, heard = "video" in plan.modalities, "audio" in plan.modalities
     if seen:
         fps = sources.fps or FRAMES / duration
-        times = (np.arange(round(duration * fps)) + 0.5) / fps if sources.fps is None else np.arange(round(duration * fps)) / fps
+        times = (
+            (np.arange(round(duration * fps)) + 0.5) / fps
+            if sources.fps is None
+            else np.arange(round(duration * fps)) / fps
+        )
         frames = _frames(plan, sources, units, sound.ipa, wave, times, rng)
         write_clip(path, frames=frames, fps=fps, wave=wave if heard else None)
     else:
@@ -155,7 +180,9 @@ def _render_clip(plan: Plan, sources: Sources, path: Path) -> dict:
     return _truth(plan, units, sound, duration)
 
 
-def _frames(plan: Plan, sources: Sources, units, ipa: str | None, wave: np.ndarray, times: np.ndarray, rng) -> np.ndarray:
+def _frames(
+    plan: Plan, sources: Sources, units, ipa: str | None, wave: np.ndarray, times: np.ndarray, rng
+) -> np.ndarray:
     actor = _actor(sources.facekit, plan.actor)
     scene = Scene(int(rng.integers(2**31)), sources.size)
     mouth = visemes(ipa or BABBLE, wave, RATE, times)
@@ -238,7 +265,11 @@ def _example(plan: Plan, clip: Path, truth: dict) -> Example:
     cues, strengths = cue_truth(apex, truth["prosody"]), cue_strength(apex, truth["prosody"])
     conflict = None
     if plan.conflict:
-        conflict = {"face": plan.face, "voice": plan.voice, "winner": "face" if plan.label == plan.face else "voice"}
+        conflict = {
+            "face": plan.face,
+            "voice": plan.voice,
+            "winner": "face" if plan.label == plan.face else "voice",
+        }
     facts = {"intensities": strengths, "times": cue_onsets(units, truth["duration"])}
     said = truth["text"] if heard else None
     whole = {**facts, "transcript": said, "modalities": plan.modalities, "conflict": conflict}
@@ -246,14 +277,18 @@ def _example(plan: Plan, clip: Path, truth: dict) -> Example:
     extra["rationale_plain"] = write_rationale(cues, plan.label, rng, **whole, overall=plan.face)
     if len(plan.modalities) == 2:  # the same clip with one sense taken away
         extra["rationale_mute"] = write_rationale(cues, plan.face, rng, **facts, modalities=("video",))
-        extra["rationale_blind"] = write_rationale(cues, plan.voice, rng, **facts, transcript=said, modalities=("audio",))
+        extra["rationale_blind"] = write_rationale(
+            cues, plan.voice, rng, **facts, transcript=said, modalities=("audio",)
+        )
     return Example(clip=clip, label=plan.label, rationale=write_rationale(cues, plan.label, rng, **whole), extra=extra)
 
 
 def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, workers: int = 2) -> Iterator[int]:
     """Make the clips of a split and its manifest `<split>.jsonl`; yields how many are done."""
     plans = sorted((plan(split, i, seed, sources.emodb is not None) for i in range(clips)), key=lambda p: p.actor)
-    batches = [plans[i : i + 20] for i in range(0, len(plans), 20)]  # one actor's clips stay together: textures are cached
+    batches = [
+        plans[i : i + 20] for i in range(0, len(plans), 20)
+    ]  # one actor's clips stay together: textures are cached
     rows: dict[int, Example] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(_make_batch, batch, sources, out) for batch in batches]):

@@ -1,6 +1,6 @@
 """Draw a clip and the model's answer as one picture: three frames, the sound wave, the reasons, the probabilities.
 
-    python examples/picture.py examples/clips/conflict.mp4 docs/ask.png [MODEL]
+python examples/picture.py examples/clips/conflict.mp4 docs/ask.png [MODEL]
 """
 
 import sys

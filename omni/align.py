@@ -24,7 +24,7 @@ from .fusion import Fusion
 
 @dataclass(frozen=True)
 class Aligned:
-    """What a clip shows, as rows for `align`: `cues` is 1, 0 or NaN (unknown) for every phrase, `label` an index or -100."""
+    """What a clip shows: `cues` is 1, 0 or NaN (unknown) for every phrase, `label` an index, or -100 if unknown."""
 
     clip: ClipFeatures
     cues: Tensor  # (phrases,)
@@ -72,8 +72,13 @@ def phrase_embeddings(table: nn.Embedding, tokenizer, phrases: Sequence[str]) ->
 
 
 def align(
-    fusion: Fusion, rows: Sequence[Aligned], cues: Tensor, labels: Tensor, length: float,
-    options: AlignOptions = AlignOptions(), progress: Callable[[int, int, float], None] | None = None,  # noqa: B008 (frozen)
+    fusion: Fusion,
+    rows: Sequence[Aligned],
+    cues: Tensor,
+    labels: Tensor,
+    length: float,
+    options: AlignOptions = AlignOptions(),
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[WordScores, WordScores]:
     """Train a fusion adapter in place; returns the two scorers, for measuring.
 

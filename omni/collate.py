@@ -76,18 +76,32 @@ def sft_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]], options: Ro
     return rows
 
 
-def _varied(example: Example, clip: ClipFeatures, options: RowOptions, rng: random.Random) -> tuple[Example, ClipFeatures, list[str]]:
+def _varied(
+    example: Example, clip: ClipFeatures, options: RowOptions, rng: random.Random
+) -> tuple[Example, ClipFeatures, list[str]]:
     """The clip as it is, or with something taken away and the answer that is then true; and the streams left out."""
     facts, lot = example.extra, rng.random()
     both = len(clip.modalities) == 2
     if lot < options.nothing:
-        return replace(example, label=rng.choice(EKMAN7), rationale=NOTHING), clip.blind().mute(), sorted(clip.features)
+        return (
+            replace(example, label=rng.choice(EKMAN7), rationale=NOTHING),
+            clip.blind().mute(),
+            sorted(clip.features),
+        )
     if both and "voice" in facts and lot < options.nothing + options.blind:
         changed = clip.blind()
-        return replace(example, label=facts["voice"], rationale=facts.get("rationale_blind")), changed, _gone(clip, changed)
+        return (
+            replace(example, label=facts["voice"], rationale=facts.get("rationale_blind")),
+            changed,
+            _gone(clip, changed),
+        )
     if both and "face" in facts and lot < options.nothing + options.blind + options.mute:
         changed = clip.mute()
-        return replace(example, label=facts["face"], rationale=facts.get("rationale_mute")), changed, _gone(clip, changed)
+        return (
+            replace(example, label=facts["face"], rationale=facts.get("rationale_mute")),
+            changed,
+            _gone(clip, changed),
+        )
     if "expression" in clip.features and rng.random() < options.plain:
         return replace(example, rationale=facts.get("rationale_plain")), clip, ["video"]
     return example, clip, []
@@ -112,7 +126,7 @@ def _row(example: Example, clip: ClipFeatures, path: Path, think: bool, without:
 
 
 def vocabulary(model, processor) -> tuple[Tensor, Tensor, float]:
-    """What tokens are aligned with: embeddings of the cues (W, E) and labels (labels, E), and the length of embeddings."""
+    """What tokens are aligned with: cues (W, E) and labels (labels, E) as embeddings, and how long embeddings are."""
     table = model.get_input_embeddings()
     cues = phrase_embeddings(table, processor.tokenizer, [CUES[name].phrases[0] for name in CHECKABLE])
     labels = phrase_embeddings(table, processor.tokenizer, EKMAN7)

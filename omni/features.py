@@ -54,7 +54,9 @@ class ClipFeatures:
 
     def blind(self) -> "ClipFeatures":
         """The clip with its picture taken away."""
-        return replace(self.without("video", "expression"), modalities=tuple(m for m in self.modalities if m != "video"))
+        return replace(
+            self.without("video", "expression"), modalities=tuple(m for m in self.modalities if m != "video")
+        )
 
     def mute(self) -> "ClipFeatures":
         """The clip with its sound taken away."""
@@ -68,13 +70,22 @@ def collate(rows: Sequence[ClipFeatures]) -> tuple[dict[str, Tensor], dict[str, 
     for name in sorted({m for row in rows for m in row.features}):
         width = next(row.features[name].shape[1] for row in rows if name in row.features)
         length = max(1, max(len(row.features[name]) for row in rows if name in row.features))
-        features[name], times[name] = torch.zeros(len(rows), length, width), torch.full((len(rows), length), torch.nan)
+        features[name], times[name] = (
+            torch.zeros(len(rows), length, width),
+            torch.full((len(rows), length), torch.nan),
+        )
         for i, row in enumerate(rows):
             if name in row.features:
                 steps = len(row.features[name])
-                features[name][i, :steps], times[name][i, :steps] = row.features[name].float(), row.times[name]
+                features[name][i, :steps], times[name][i, :steps] = (
+                    row.features[name].float(),
+                    row.times[name],
+                )
     if not features:  # clips with nothing to see or hear still have a row
-        features["prosody"], times["prosody"] = torch.zeros(len(rows), 1, 1), torch.full((len(rows), 1), torch.nan)
+        features["prosody"], times["prosody"] = (
+            torch.zeros(len(rows), 1, 1),
+            torch.full((len(rows), 1), torch.nan),
+        )
     return features, times
 
 

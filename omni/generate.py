@@ -79,7 +79,13 @@ def reason_batch(
 
 
 def stream(
-    model, processor, clip: SOURCES, question: str = QUESTION, *, labels=EKMAN7, think: bool = True,
+    model,
+    processor,
+    clip: SOURCES,
+    question: str = QUESTION,
+    *,
+    labels=EKMAN7,
+    think: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[str]:
     """Yield the text of `reason` piece by piece as it is written."""
@@ -117,20 +123,29 @@ def ask_text(clip: ClipFeatures, question: str, space: LabelSpace, think: bool) 
     return prompt(question, space.labels, think=think, modalities=clip.modalities, transcript=clip.transcript)
 
 
-def build_inputs(model, processor, clips: Sequence[ClipFeatures], texts: Sequence[str], heads: Sequence[str] | None = None) -> dict:
+def build_inputs(
+    model, processor, clips: Sequence[ClipFeatures], texts: Sequence[str], heads: Sequence[str] | None = None
+) -> dict:
     """Left-padded model inputs for B prompts; `heads` are the starts of the assistant's turns, if any."""
     messages = [
         [{"role": "user", "content": [{"type": "video", "video": clip}, {"type": "text", "text": text}]}]
         for clip, text in zip(clips, texts, strict=True)
     ]
     inputs = processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
-        sanitize_control_tokens=True, processor_kwargs={"padding": True, "padding_side": "left"},
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        sanitize_control_tokens=True,
+        processor_kwargs={"padding": True, "padding_side": "left"},
     )
     device = next(model.parameters()).device
     inputs = {k: _to(v, device) for k, v in inputs.items()}
     if heads is not None:
-        inputs["input_ids"], inputs["attention_mask"] = _append(processor, inputs["input_ids"], inputs["attention_mask"], heads)
+        inputs["input_ids"], inputs["attention_mask"] = _append(
+            processor, inputs["input_ids"], inputs["attention_mask"], heads
+        )
     return inputs
 
 
@@ -171,8 +186,14 @@ def answer_head(parsed: Parsed, text: str, think: bool) -> str:
     return format_answer("x", thought).removesuffix("x</answer>")
 
 
+@torch.inference_mode()
 def score_labels(
-    model, processor, clips: Sequence[ClipFeatures], texts: Sequence[str], heads: Sequence[str], space: LabelSpace
+    model,
+    processor,
+    clips: Sequence[ClipFeatures],
+    texts: Sequence[str],
+    heads: Sequence[str],
+    space: LabelSpace,
 ) -> list[dict[str, float]]:
     """Probability of every label of the space after each head, from one prefill and one pass over the labels.
 
@@ -192,17 +213,32 @@ def score_labels(
     batch = len(clips)
     wide = torch.cat([mask.repeat_interleave(count, 0), real.repeat(batch, 1)], 1)
     at = positions[:, -1:].repeat_interleave(count, 0) + 1 + torch.arange(length, device=mask.device)
-    rest = model(input_ids=ids.repeat(batch, 1), attention_mask=wide, position_ids=at, past_key_values=cache, use_cache=True)
+    rest = model(
+        input_ids=ids.repeat(batch, 1),
+        attention_mask=wide,
+        position_ids=at,
+        past_key_values=cache,
+        use_cache=True,
+    )
     logits = torch.cat([first.logits.repeat_interleave(count, 0), rest.logits[:, :-1]], 1).float()  # (B·labels, S, V)
     if not bool(torch.isfinite(logits).all()):
-        raise ModelError("The model put out NaN or infinity. Load it with dtype bfloat16 or float32 (float16 overflows).", code="nan")
+        raise ModelError(
+            "The model put out NaN or infinity. Load it with dtype bfloat16 or float32 (float16 overflows).",
+            code="nan",
+        )
     steps = logits.log_softmax(-1).gather(-1, ids.repeat(batch, 1)[..., None])[..., 0] * real.repeat(batch, 1)
     probabilities = steps.sum(-1).view(batch, count).softmax(-1)
     return [dict(zip(space.labels, map(float, row), strict=True)) for row in probabilities]
 
 
 def _answer(
-    clip: ClipFeatures, text: str, head: str, parsed: Parsed, probabilities: dict[str, float], space: LabelSpace, constrain: bool
+    clip: ClipFeatures,
+    text: str,
+    head: str,
+    parsed: Parsed,
+    probabilities: dict[str, float],
+    space: LabelSpace,
+    constrain: bool,
 ) -> Answer:
     best = max(probabilities, key=probabilities.__getitem__)
     answer = Answer(
@@ -219,5 +255,11 @@ def _answer(
     )
     if constrain and not answer.well_formed:
         fixed = f"{head}{best}</answer>"
-        answer = replace(answer, text=fixed, thought=parse_answer(fixed).thought, well_formed=True, warnings=(*clip.warnings, "constrained"))
+        answer = replace(
+            answer,
+            text=fixed,
+            thought=parse_answer(fixed).thought,
+            well_formed=True,
+            warnings=(*clip.warnings, "constrained"),
+        )
     return answer

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-
 from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
@@ -24,7 +23,14 @@ HUB = "hub:"
 DEFAULT_ADAPTER = Path(__file__).parent / "default" / "adapter"
 
 
-def load(name: str | Path = "default", *, dtype: str = "auto", device: str = "auto", adapter: bool = True, merge: bool = True):
+def load(
+    name: str | Path = "default",
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    adapter: bool = True,
+    merge: bool = True,
+):
     """Load a model and its processor.
 
     Args:
@@ -79,34 +85,48 @@ def _resolve(name: str | Path) -> tuple[Path, Path | None]:
         return base_folder(), DEFAULT_ADAPTER if DEFAULT_ADAPTER.exists() else None
     folder = _download(str(name)) if str(name).startswith(HUB) else Path(name)
     if not folder.is_dir():
-        raise ModelError(f"There is no model folder {name}. Give a folder, 'default', or 'hub:owner/name'.", code="not_found")
+        raise ModelError(
+            f"There is no model folder {name}. Give a folder, 'default', or 'hub:owner/name'.",
+            code="not_found",
+        )
     if (folder / "adapter_config.json").exists():
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
         if (Path(base) / "adapter_config.json").exists():
-            raise ModelError(f"The adapter {folder} stands on another adapter, {base}. Merge that one first.", code="adapter")
+            raise ModelError(
+                f"The adapter {folder} stands on another adapter, {base}. Merge that one first.",
+                code="adapter",
+            )
         return _resolve(base)[0], folder
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").exists():
         raise ModelError(
-            f"{folder} holds no model: config.json and *.safetensors are needed. Save one with save_pretrained, or use 'default'.",
+            f"{folder} holds no model: config.json and *.safetensors are needed. Give another folder, or 'default'.",
             code="no_weights",
         )
     kind = json.loads((folder / "config.json").read_text()).get("model_type")
     if kind != "omni":
-        raise ModelError(f"{folder} is a {kind!r} model, not one of ours. Give a folder that save_pretrained of ours wrote.", code="kind")
+        raise ModelError(
+            f"{folder} is a {kind!r} model, not one of ours. Give a folder that save_pretrained of ours wrote.",
+            code="kind",
+        )
     return folder, None
 
 
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    return Path(
+        snapshot_download(name.removeprefix(HUB), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"])
+    )
 
 
 class _quiet:
     """transformers' progress bars and advice off while a model loads; the caller shows its own progress."""
 
     def __enter__(self):
-        self.level, self.bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        self.level, self.bars = (
+            transformers_logging.get_verbosity(),
+            transformers_logging.is_progress_bar_enabled(),
+        )
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
 
@@ -114,6 +134,3 @@ class _quiet:
         transformers_logging.set_verbosity(self.level)
         if self.bars:
             transformers_logging.enable_progress_bar()
-
-
-

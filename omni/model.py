@@ -37,7 +37,13 @@ class OmniPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"  # TRL calls model.model(...).last_hidden_state
     input_modalities = ("video", "audio", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "WhisperEncoderLayer", "WhisperDecoderLayer", "FaceTower")
+    _no_split_modules = (
+        "LlamaDecoderLayer",
+        "Qwen2DecoderLayer",
+        "WhisperEncoderLayer",
+        "WhisperDecoderLayer",
+        "FaceTower",
+    )
     _skip_keys_device_placement = ("past_key_values",)
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -90,7 +96,9 @@ class OmniModel(OmniPreTrainedModel):
         features, times = {}, {}
         for streams in (
             see(self.vision_tower, pixel_values_videos, video_times) if pixel_values_videos is not None else None,
-            hear(self.audio_tower, input_features, audio_seconds, self.config.audio_pool) if input_features is not None else None,
+            hear(self.audio_tower, input_features, audio_seconds, self.config.audio_pool)
+            if input_features is not None
+            else None,
             Streams({"prosody": prosody}, {"prosody": prosody_times}) if prosody is not None else None,
         ):
             if streams is not None:
@@ -98,13 +106,21 @@ class OmniModel(OmniPreTrainedModel):
                 times.update(streams.times)
         return Streams(features, times)
 
-    def merge(self, input_ids: Tensor, embeds: Tensor, clip_features: dict[str, Tensor], clip_times: dict[str, Tensor]) -> Tensor:
+    def merge(
+        self,
+        input_ids: Tensor,
+        embeds: Tensor,
+        clip_features: dict[str, Tensor],
+        clip_times: dict[str, Tensor],
+    ) -> Tensor:
         """Put the clip tokens of each row where its placeholders are: (B, L, E)."""
         fused = self.fusion(clip_features, clip_times)
         mask = input_ids == self.config.clip_token_id  # (B, L)
         counts, wanted = mask.sum(1), fused.tokens.shape[1]
         if not bool((counts == wanted).all()):
-            raise ValueError(f"Every row needs {wanted} clip placeholders, got {counts.tolist()}: build inputs with OmniProcessor.")
+            raise ValueError(
+                f"Every row needs {wanted} clip placeholders, got {counts.tolist()}: build inputs with OmniProcessor."
+            )
         return embeds.masked_scatter(mask[..., None], fused.tokens.to(embeds.dtype))
 
     def forward(
@@ -128,7 +144,9 @@ class OmniModel(OmniPreTrainedModel):
             if clip_features is not None:
                 inputs_embeds = self.merge(input_ids, inputs_embeds, clip_features, clip_times)
             elif bool((input_ids == self.config.clip_token_id).any()):
-                raise ValueError("The prompt has clip placeholders but no clip was given: pass the processor's whole output.")
+                raise ValueError(
+                    "The prompt has clip placeholders but no clip was given: pass the processor's whole output."
+                )
         out = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

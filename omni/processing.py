@@ -6,7 +6,7 @@
 A content part of type "video" is a whole clip, picture and sound: a media file, a `Clip`, or an encoded clip as
 `ClipFeatures` or as the file that `features.py` wrote. Its placeholder becomes as many clip tokens as the fusion
 adapter puts out, with or without picture or sound: a sense that is not there is filled by the adapter's learned absent
-token. The part of an encoded file may name streams to leave out: `{"type": "video", "path": ..., "without": ["video"]}`.
+token. The part of an encoded file may name streams to leave out: `{"type": "video", "path": …, "without": ["video"]}`
 
 Preprocessing is our own few lines on Pillow and numpy, because HF's video processors need torchvision, whose package
 is built for CUDA and does not load beside a CPU torch. Text of users cannot write placeholders or control tokens:
@@ -106,7 +106,9 @@ class OmniProcessor(ProcessorMixin):
         size = self.vision["size"]
         if self.vision["kind"] == "letterbox":
             return letterbox(frames, size)
-        resized = np.stack([np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.BICUBIC)) for f in frames])
+        resized = np.stack(
+            [np.asarray(Image.fromarray(f).resize((size, size), Image.Resampling.BICUBIC)) for f in frames]
+        )
         mean, std = (torch.tensor(self.vision[k]).view(3, 1, 1) for k in ("mean", "std"))
         return (torch.from_numpy(resized).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -116,7 +118,11 @@ class OmniProcessor(ProcessorMixin):
         wave = wave if len(wave) >= RATE // 10 else np.pad(wave, (0, RATE // 10 - len(wave)))
         parts = [
             self.feature_extractor(
-                wave[i : i + window], sampling_rate=RATE, padding="do_not_pad", truncation=False, return_tensors="np"
+                wave[i : i + window],
+                sampling_rate=RATE,
+                padding="do_not_pad",
+                truncation=False,
+                return_tensors="np",
             )["input_features"][0]
             for i in range(0, len(wave), window)
             if len(wave) - i >= RATE // 100 or i == 0

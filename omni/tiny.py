@@ -30,10 +30,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", padding_side="left"
+    )
 
 
-def tiny(vision: str = "siglip", *, transcribe: bool = False, fusion: str = "concat", tokens: int = 8, seed: int = 0):
+def tiny(
+    vision: str = "siglip",
+    *,
+    transcribe: bool = False,
+    fusion: str = "concat",
+    tokens: int = 8,
+    seed: int = 0,
+):
     """A random `(model, processor)`.
 
     Args:
@@ -46,21 +55,52 @@ def tiny(vision: str = "siglip", *, transcribe: bool = False, fusion: str = "con
     tokenizer = tiny_tokenizer()
     ids = tokenizer.convert_tokens_to_ids
     towers = {
-        "siglip": SiglipVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16),
+        "siglip": SiglipVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
+        ),
         "face": FaceTowerConfig(),
     }
-    frames = {"siglip": {"kind": "resize", "size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}, "face": {"kind": "letterbox", "size": 96}}
+    frames = {
+        "siglip": {"kind": "resize", "size": 32, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "face": {"kind": "letterbox", "size": 96},
+    }
     config = OmniConfig(
         vision_config=towers[vision],
         audio_config=WhisperConfig(
-            vocab_size=len(tokenizer), d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=20, max_source_positions=100, max_target_positions=64,
-            decoder_start_token_id=ids("<|im_start|>"), eos_token_id=ids("<|im_end|>"), pad_token_id=ids("<pad>"), bos_token_id=ids("<|im_start|>"),
+            vocab_size=len(tokenizer),
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            num_mel_bins=20,
+            max_source_positions=100,
+            max_target_positions=64,
+            decoder_start_token_id=ids("<|im_start|>"),
+            eos_token_id=ids("<|im_end|>"),
+            pad_token_id=ids("<pad>"),
+            bos_token_id=ids("<|im_start|>"),
             begin_suppress_tokens=None,
         ),
         text_config=LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=2048, tie_word_embeddings=True, pad_token_id=ids("<pad>"), bos_token_id=None, eos_token_id=ids("<|im_end|>"),
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            pad_token_id=ids("<pad>"),
+            bos_token_id=None,
+            eos_token_id=ids("<|im_end|>"),
         ),
         fusion={"name": fusion, "tokens": tokens, "width": 16},
         clip_token_id=ids("<|clip|>"),

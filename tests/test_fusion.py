@@ -25,7 +25,9 @@ def test_tokens_have_the_language_models_width_and_every_parameter_learns(fusion
     times["physio"][1] = torch.nan
     fused = fusion(features, times)
     assert fused.tokens.shape == (2, 6, 16) and torch.isfinite(fused.tokens).all()
-    fused = fusion({"video": features["video"]}, {"video": times["video"]}).tokens.square().sum() + (fused.tokens ** 3).sum()
+    fused = (
+        fusion({"video": features["video"]}, {"video": times["video"]}).tokens.square().sum() + (fused.tokens**3).sum()
+    )
     fused.backward()
     assert [n for n, p in fusion.named_parameters() if p.grad is None] == []
 
@@ -39,7 +41,9 @@ def test_padding_changes_nothing(fusion):
 
 def test_a_missing_stream_cannot_leak_and_equals_an_empty_one(fusion):
     features, times = streams()
-    without = fusion({m: x for m, x in features.items() if m != "audio"}, {m: t for m, t in times.items() if m != "audio"})
+    without = fusion(
+        {m: x for m, x in features.items() if m != "audio"}, {m: t for m, t in times.items() if m != "audio"}
+    )
     hidden = times | {"audio": torch.full_like(times["audio"], torch.nan)}
     noise = features | {"audio": features["audio"] * 50}
     torch.testing.assert_close(fusion(noise, hidden).tokens, without.tokens, atol=1e-6, rtol=0)
@@ -62,7 +66,9 @@ def test_standardised_input_is_what_the_adapter_sees(fusion):
     features, times = streams()
     before = fusion(features, times).tokens
     scaled = {m: x * 7 + 3 for m, x in features.items()}
-    fusion.standardise({m: torch.stack([torch.full((WIDTHS[m],), -4.0), torch.full((WIDTHS[m],), 10.0)]) for m in scaled})
+    fusion.standardise(
+        {m: torch.stack([torch.full((WIDTHS[m],), -4.0), torch.full((WIDTHS[m],), 10.0)]) for m in scaled}
+    )
     for name in WIDTHS:
         getattr(fusion, f"{name}_mean").fill_(3.0)
         getattr(fusion, f"{name}_std").fill_(7.0)

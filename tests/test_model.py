@@ -1,30 +1,14 @@
 """The omni model on random weights: what must hold for any sizes (fp32, 1e-5)."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from omni.clip import Clip
 from omni.features import FeatureCache, collate, encode_clip, read_features, write_features
 from omni.generate import build_inputs
 from omni.tiny import tiny
+from tests.clips import CLIPS
 
-
-def make_clip(seconds: float, seed: int, *, picture: bool = True, sound: bool = True) -> Clip:
-    rng = np.random.default_rng(seed)
-    times = (np.arange(4) + 0.5) * seconds / 4
-    return Clip(
-        frames=rng.integers(0, 255, (4, 40, 30, 3), dtype=np.uint8) if picture else None,
-        times=times if picture else np.zeros(0),
-        wave=rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32) if sound else None,
-        duration=seconds,
-        sha256=f"{seed:064x}",
-        warnings=(),
-    )
-
-
-CLIPS = [make_clip(1.2, 0), make_clip(0.7, 1, sound=False), make_clip(2.6, 2, picture=False), make_clip(1.9, 3)]
 TEXTS = ["Why?", "Which emotion does the person express?", "Angry or sad?", "?"]
 
 
@@ -41,11 +25,17 @@ def logits_of(model, inputs) -> torch.Tensor:
 
 def inputs_of(processor, clips, texts, **kwargs) -> dict:
     messages = [
-        [{"role": "user", "content": [{"type": "video", "video": c}, {"type": "text", "text": t}]}] for c, t in zip(clips, texts, strict=True)
+        [{"role": "user", "content": [{"type": "video", "video": c}, {"type": "text", "text": t}]}]
+        for c, t in zip(clips, texts, strict=True)
     ]
     return processor.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
-        processor_kwargs={"padding": True, "padding_side": "left"}, **kwargs,
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={"padding": True, "padding_side": "left"},
+        **kwargs,
     )
 
 
@@ -87,7 +77,10 @@ def test_generation_with_a_clip_equals_stepwise_argmax(parts):
     model, processor = parts
     inputs = inputs_of(processor, [CLIPS[0]], ["Why?"])
     out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-    ids, media = inputs["input_ids"], {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    ids, media = (
+        inputs["input_ids"],
+        {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")},
+    )
     for _ in range(6):
         step = model(input_ids=ids, attention_mask=torch.ones_like(ids), **media).logits[:, -1].argmax(-1)
         ids = torch.cat([ids, step[:, None]], 1)
@@ -100,7 +93,10 @@ def test_saving_and_loading_gives_the_same_model_through_the_auto_classes(parts,
     model, processor = parts
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again, other = AutoModelForCausalLM.from_pretrained(tmp_path).eval(), AutoProcessor.from_pretrained(tmp_path)
+    again, other = (
+        AutoModelForCausalLM.from_pretrained(tmp_path).eval(),
+        AutoProcessor.from_pretrained(tmp_path),
+    )
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert torch.equal(
         logits_of(model, inputs_of(processor, CLIPS, TEXTS)), logits_of(again, inputs_of(other, CLIPS, TEXTS))
@@ -118,7 +114,11 @@ def test_the_backbone_alone_sees_the_clip(parts):
     model, processor = parts
     one, two = (inputs_of(processor, [c], ["Why?"]) for c in (CLIPS[0], CLIPS[3]))
     with torch.no_grad():
-        assert not torch.allclose(model.model(**one).last_hidden_state[:, -1], model.model(**two).last_hidden_state[:, -1], atol=1e-4)
+        assert not torch.allclose(
+            model.model(**one).last_hidden_state[:, -1],
+            model.model(**two).last_hidden_state[:, -1],
+            atol=1e-4,
+        )
 
 
 def test_a_clip_that_users_type_is_plain_text(parts):
@@ -130,7 +130,9 @@ def test_a_clip_that_users_type_is_plain_text(parts):
 def test_towers_stay_frozen_and_in_eval_mode_while_the_rest_trains(parts):
     model, _ = parts
     model.train()
-    assert not model.model.vision_tower.training and not model.model.audio_tower.training and model.model.fusion.training
+    assert (
+        not model.model.vision_tower.training and not model.model.audio_tower.training and model.model.fusion.training
+    )
     assert not any(p.requires_grad for p in model.model.vision_tower.parameters())
     model.eval()
 
@@ -140,7 +142,11 @@ def test_encoded_clips_survive_the_disk_to_half_precision(parts, tmp_path):
     clip = encode_clip(model, processor, CLIPS[0])
     write_features(tmp_path / "a.safetensors", clip)
     again = read_features(tmp_path / "a.safetensors")
-    assert (again.modalities, again.duration, again.warnings) == (clip.modalities, clip.duration, clip.warnings)
+    assert (again.modalities, again.duration, again.warnings) == (
+        clip.modalities,
+        clip.duration,
+        clip.warnings,
+    )
     for name, value in clip.features.items():
         torch.testing.assert_close(again.features[name], value, atol=5e-3, rtol=5e-3)
         assert torch.equal(again.times[name], clip.times[name])

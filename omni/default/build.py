@@ -1,6 +1,6 @@
 """The base of the default model, put together once from the wheels and kept as an ordinary model folder.
 
-    SmolLM2-135M-Instruct (decoder) + Whisper tiny.en (encoder, and decoder for transcripts) + face tower + untrained fusion
+    SmolLM2-135M-Instruct + Whisper tiny.en (encoder, and decoder for transcripts) + face tower + untrained fusion
 
 The folder lies in the user's cache (`OMNI_CACHE`, else the platform's) under a name that holds the hashes of all
 source files, so that another version of a wheel never meets an old folder. It takes about 450 MB; deleting it is safe.
@@ -45,7 +45,15 @@ def base_folder() -> Path:
     Raises:
         ModelError: a wheel is missing or differs; gives the command that installs them.
     """
-    identity = repr((RECIPE, sorted(FaceTowerConfig().to_dict().items(), key=str), [f.sha256 for f in FILES], sorted(FUSION.items(), key=str), CLIP_TOKEN))
+    identity = repr(
+        (
+            RECIPE,
+            sorted(FaceTowerConfig().to_dict().items(), key=str),
+            [f.sha256 for f in FILES],
+            sorted(FUSION.items(), key=str),
+            CLIP_TOKEN,
+        )
+    )
     folder = cache_root() / f"default-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
@@ -84,12 +92,21 @@ def build(files: dict[str, Path]) -> tuple[OmniForConditionalGeneration, OmniPro
     torch.manual_seed(0)  # the untrained fusion adapter is the same everywhere
     with torch.device("meta"):
         model = OmniForConditionalGeneration(config)
-    fusion = type(model.model.fusion)(config.stream_widths, config.text_config.hidden_size, **{k: v for k, v in FUSION.items() if k != "name"})
+    fusion = type(model.model.fusion)(
+        config.stream_widths,
+        config.text_config.hidden_size,
+        **{k: v for k, v in FUSION.items() if k != "name"},
+    )
     model.model.vision_tower, model.model.audio_tower = faces, whisper
     model.model.language_model, model.lm_head, model.model.fusion = decoder.model, decoder.lm_head, fusion
     model.generation_config = decoder.generation_config
     processor = OmniProcessor(
-        mel, tokenizer, words, clip_token=CLIP_TOKEN, clip_tokens=FUSION["tokens"], frames=config.frames,
+        mel,
+        tokenizer,
+        words,
+        clip_token=CLIP_TOKEN,
+        clip_tokens=FUSION["tokens"],
+        frames=config.frames,
         vision={"kind": "letterbox", "size": 288},
     )
     return model.eval(), processor

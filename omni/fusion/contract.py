@@ -58,16 +58,30 @@ class Fusion(nn.Module):
         clock: add the common clock to every stream.
     """
 
-    def __init__(self, widths: dict[str, int], embedding: int, tokens: int, width: int = 256, clock: bool = True, **options):
+    def __init__(
+        self,
+        widths: dict[str, int],
+        embedding: int,
+        tokens: int,
+        width: int = 256,
+        clock: bool = True,
+        **options,
+    ):
         super().__init__()
         self.streams, self.tokens, self.width, self.clock = tuple(widths), tokens, width, clock
         for name, size in widths.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
-        self.project = nn.ModuleDict({m: nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width)) for m, size in widths.items()})
+        self.project = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width)) for m, size in widths.items()}
+        )
         self.absent = nn.ParameterDict({m: nn.Parameter(torch.randn(width) * 0.02) for m in widths})
         self.output = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, embedding), nn.GELU(), nn.Linear(embedding, embedding), nn.LayerNorm(embedding)
+            nn.LayerNorm(width),
+            nn.Linear(width, embedding),
+            nn.GELU(),
+            nn.Linear(embedding, embedding),
+            nn.LayerNorm(embedding),
         )
         self.build(**options)
 
@@ -78,7 +92,9 @@ class Fusion(nn.Module):
         """Mix the projected streams {m: (B, T_m, d)} with masks {m: (B, T_m)}; absent streams hold one absent token."""
         raise NotImplementedError
 
-    def forward(self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Tensor | None = None) -> Fused:
+    def forward(
+        self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Tensor | None = None
+    ) -> Fused:
         """Fuse the streams of B clips.
 
         Args:

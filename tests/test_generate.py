@@ -1,0 +1,104 @@
+"""Answers from a random model: what must hold whatever the weights."""
+
+import math
+
+import pytest
+import torch
+
+from omni.answer import parse_answer
+from omni.emotions import EKMAN7, label_space
+from omni.errors import LabelError, ModelError
+from omni.features import encode_clip
+from omni.generate import answer_head, ask_text, build_inputs, reason, reason_batch, score_labels, stream
+from omni.tiny import tiny
+from tests.clips import CLIPS, make_clip
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return tiny()
+
+
+def test_every_answer_has_a_probability_for_every_label(parts):
+    answer = reason(*parts, CLIPS[0], labels="angry,calm,happy", max_new_tokens=4)
+    assert list(answer.labels) == ["angry", "calm", "happy"]
+    assert math.isclose(sum(answer.labels.values()), 1.0, abs_tol=1e-5)
+    assert answer.label == max(answer.labels, key=answer.labels.__getitem__)
+    assert answer.confidence == answer.labels[answer.label]
+
+
+def test_a_batch_answers_each_clip_as_alone(parts):
+    together = reason_batch(*parts, CLIPS, max_new_tokens=12)
+    for clip, answer in zip(CLIPS, together, strict=True):
+        alone = reason(*parts, clip, max_new_tokens=12)
+        assert (alone.text, alone.label, alone.modalities) == (answer.text, answer.label, answer.modalities)
+        assert all(abs(alone.labels[name] - p) < 1e-4 for name, p in answer.labels.items())
+
+
+def test_label_scores_are_the_probabilities_of_whole_continuations(parts):
+    model, processor = parts
+    clip = encode_clip(model, processor, CLIPS[0])
+    space = label_space("angry,happy")
+    text = ask_text(clip, "", space, think=False)
+    shared = score_labels(model, processor, [clip], [text], ["<answer>"], space)[0]
+    logs = []
+    for name in space.labels:
+        inputs = build_inputs(model, processor, [clip], [text], [f"<answer>{name}</answer>"])
+        count = len(processor.tokenizer(f"{name}</answer>").input_ids)
+        with torch.no_grad():
+            steps = model(**inputs).logits[0, :-1].log_softmax(-1)
+        logs.append(steps.gather(-1, inputs["input_ids"][0, 1:, None])[-count:].sum())
+    naive = torch.stack(logs).softmax(0)
+    torch.testing.assert_close(torch.tensor(list(shared.values())), naive, atol=1e-5, rtol=0)
+
+
+def test_what_is_missing_is_said_to_the_model_and_to_the_user(parts):
+    mute = make_clip(1.0, 7, sound=False)
+    answer = reason(*parts, mute, max_new_tokens=2)
+    assert answer.modalities == ("video",) and answer.transcript is None
+    text = ask_text(encode_clip(*parts, mute), "Why?", label_space(EKMAN7), think=True)
+    assert text.startswith("The clip has picture only.")
+
+
+def test_streaming_gives_the_text_of_the_answer(parts):
+    whole = reason(*parts, CLIPS[0], max_new_tokens=10).text
+    assert "".join(stream(*parts, CLIPS[0], max_new_tokens=10)).strip() == whole
+
+
+def test_well_formed_is_what_the_model_wrote_unless_constrained_on_request(parts):
+    free = reason(*parts, CLIPS[0], max_new_tokens=4)
+    assert not free.well_formed  # random weights
+    forced = reason(*parts, CLIPS[0], max_new_tokens=4, constrain=True)
+    assert forced.well_formed and "constrained" in forced.warnings
+    assert parse_answer(forced.text).label == forced.label
+
+
+def test_the_same_seed_samples_the_same_text(parts):
+    one, two, other = (reason(*parts, CLIPS[0], max_new_tokens=8, temperature=1.0, seed=s).text for s in (1, 1, 2))
+    assert one == two and one != other
+
+
+def test_nan_raises_with_advice():
+    model, processor = tiny()
+    model.lm_head.weight.data.fill_(torch.nan)
+    with pytest.raises(ModelError, match="bfloat16"):
+        score_labels(
+            model, processor, [encode_clip(model, processor, CLIPS[0])], ["?"], ["<answer>"], label_space(EKMAN7)
+        )
+
+
+def test_an_unknown_label_space_is_refused_by_name(parts):
+    with pytest.raises(LabelError, match="ekman7"):
+        reason(*parts, CLIPS[0], labels="no_such_space")
+
+
+def test_the_head_of_an_answer_keeps_the_thought():
+    text = "<think>A smile.</think><answer>happy"
+    assert answer_head(parse_answer(text), text, think=True) == "<think>A smile.</think>\n<answer>"
+
+
+def test_a_face_tower_and_a_transcript_go_the_same_way():
+    model, processor = tiny("face", transcribe=True)
+    answers = reason_batch(model, processor, CLIPS, max_new_tokens=3)
+    assert [a.modalities for a in answers] == [("audio",), (), ("audio",), ("audio",)]  # noise shows no face
+    assert "no_face" in answers[0].warnings and "no_face" not in answers[2].warnings
