@@ -9,6 +9,9 @@ the towers and the fusion adapter are small and stay in float32.
 """
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,7 +57,8 @@ def load(
     model.to(place)
     cast_language_model(model, dtype)
     if adapter and trained is not None:
-        model = PeftModel.from_pretrained(model, trained, torch_device=str(place))
+        with _quiet():
+            model = PeftModel.from_pretrained(model, trained, torch_device=str(place))
         if merge:
             model = model.merge_and_unload()
     return model.eval(), processor
@@ -119,18 +123,17 @@ def _download(name: str) -> Path:
     )
 
 
-class _quiet:
-    """transformers' progress bars and advice off while a model loads; the caller shows its own progress."""
-
-    def __enter__(self):
-        self.level, self.bars = (
-            transformers_logging.get_verbosity(),
-            transformers_logging.is_progress_bar_enabled(),
-        )
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *exception):
-        transformers_logging.set_verbosity(self.level)
-        if self.bars:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers' progress bars, advice and deprecations off while a model loads; the caller shows progress."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
             transformers_logging.enable_progress_bar()

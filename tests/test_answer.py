@@ -91,11 +91,15 @@ def test_the_prompt_says_what_there_is_to_see_and_hear() -> None:
     assert prompt(None, "ekman7", modalities=["video"]).startswith("The clip has picture only.\n")
 
 
+def test_a_clip_with_nothing_to_go_by_is_said_to_be_one() -> None:
+    assert prompt(None, "ekman7", modalities=[]).startswith("The clip has no face and no voice.\n")
+
+
 def test_without_sound_no_words_are_told() -> None:
     assert "Fine" not in prompt(None, "ekman7", modalities=["video"], transcript="Fine.")
 
 
-@pytest.mark.parametrize("modalities", [[], ["text"], ["video", "text"]])
+@pytest.mark.parametrize("modalities", [["text"], ["video", "text"]])
 def test_a_prompt_needs_known_senses(modalities: list[str]) -> None:
     with pytest.raises(ValueError, match="'video' and 'audio'"):
         prompt(None, "ekman7", modalities=modalities)
