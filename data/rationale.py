@@ -103,7 +103,7 @@ def write_rationale(
     >>> from omni.cues.truth import cue_truth
     >>> truth = cue_truth({"AU4": 0.9, "AU24": 0.8}, None)
     >>> write_rationale(truth, "angry", np.random.default_rng(0), modalities=("video",))
-    'Nothing is heard. The lips are tightened and the brow is furrowed. Overall this shows anger.'
+    'The lips are tightened and the brow is furrowed. Nothing is heard. This suggests anger.'
     """
     if conflict and conflict[conflict["winner"]] != label:
         raise ValueError(
