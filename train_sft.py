@@ -21,7 +21,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from rich.progress import Progress, track
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer, TrlParser
+from trl import SFTConfig, TrlParser
 
 from omni.align import AlignOptions, align
 from omni.clip import read_clip
@@ -30,6 +30,7 @@ from omni.errors import ClipError
 from omni.features import FeatureCache
 from omni.loading import load
 from omni.manifest import read_manifest
+from omni.sft import ColdStartTrainer
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -43,8 +44,8 @@ class ColdStart:
         model: base model, as `omni.loading.load` takes it.
         features: folder for encoded clips; shared by all runs with the same towers.
         align_epochs: passes of the alignment before the cold start; 0 leaves it out.
-        lora_rank: rank of LoRA on all linear layers of the language model; alpha is twice that.
-        reasoned, labelled, plain, words: shares of rows, see `omni.collate.RowOptions`.
+        lora_rank, lora_alpha: LoRA on all linear layers of the language model.
+        reasoned, labelled, plain, misread, words: shares of rows, see `omni.collate.RowOptions`.
         resume: go on from the last checkpoint in output_dir, if there is one.
     """
 
@@ -53,9 +54,11 @@ class ColdStart:
     features: str = "features"
     align_epochs: int = 30
     lora_rank: int = 16
+    lora_alpha: int = 128
     reasoned: float = 1.0
     labelled: float = 1.0
-    plain: float = 0.3
+    plain: float = 0.5
+    misread: float = 0.1
     words: float = 0.5
     resume: bool = True
 
@@ -84,6 +87,8 @@ def main() -> None:
     torch.manual_seed(training.seed)
     model, processor = load(args.model, adapter=False, merge=False)
     model.requires_grad_(False)
+    if model.device.type == "cpu":  # backward through sdpa is slower there than plain matrix products
+        model.model.language_model.set_attn_implementation("eager")
     encoded = encode(args.train, FeatureCache(args.features, model, processor))
     print(f"encoded {len(encoded)} clips in {time.time() - started:.0f} s", flush=True)
 
@@ -111,16 +116,17 @@ def main() -> None:
 
     lora = LoraConfig(
         r=args.lora_rank,
-        lora_alpha=2 * args.lora_rank,
+        lora_alpha=args.lora_alpha,
         target_modules=LORA_TARGETS,
         modules_to_save=["fusion"],
     )
     model = get_peft_model(model, lora)
     model.peft_config["default"].base_model_name_or_path = args.model
-    rows = sft_rows(encoded, RowOptions(args.reasoned, args.labelled, args.plain, args.words, training.seed))
+    shares = {name: getattr(args, name) for name in ("reasoned", "labelled", "plain", "misread", "words")}
+    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed))
     training.max_length = None  # truncation would cut clip placeholders
     training.assistant_only_loss = True
-    trainer = SFTTrainer(model, training, train_dataset=Dataset.from_list(rows), processing_class=processor)
+    trainer = ColdStartTrainer(model, training, train_dataset=Dataset.from_list(rows), processing_class=processor)
     began = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
     print(f"trained on {len(rows)} rows in {time.time() - began:.0f} s", flush=True)

@@ -1,6 +1,6 @@
 """Examples and their encoded clips to rows for TRL's `SFTTrainer`.
 
-    {"messages": [user: clip + prompt, assistant: answer], "images": [], "length": tokens, roughly}
+    {"messages": [user: clip + prompt, assistant: answer], "images": []}
 
 An empty `images` column makes TRL take its collator for multimodal models, which hands the clips to our processor.
 A row holds the path of an encoded clip, never its features: rows are copied, shuffled and logged.
@@ -9,7 +9,8 @@ One clip gives up to two rows: a reasoned answer, and a plain label (`--no-think
 taken away, and the answer is then what is true of the rest:
  - the face's detail, so that what is learned from the expression net's own probabilities, which carry over to real
    faces best, does not wither beside features that are better on rendered faces; `extra["rationale_plain"]` claims
-   nothing that only the detail could show
+   nothing that only the detail could show. Rows in which the net misreads the rendered face are mostly spared, so that
+   its reading is worth about as much in training as it is on real faces
  - the picture or the sound; `extra["face"]`, `extra["voice"]` and `extra["rationale_mute"]`, `…_blind` say what is left
  - everything; the label is then drawn by lot, so that a model with nothing to go by is not sure of anything
 """
@@ -41,7 +42,8 @@ class RowOptions:
     Attributes:
         reasoned: share of clips that give a row with reasons.
         labelled: share of clips that give a row with the label only.
-        plain: share of rows without the face's detail.
+        plain: share of rows without the face's detail, where the expression net reads the face right.
+        misread: the same share where it does not.
         words: share of rows that quote the transcript, where there is one.
         blind, mute: shares of rows without the picture or the sound; the label is then what the other sense shows.
         nothing: share of rows with nothing to see or hear.
@@ -49,7 +51,8 @@ class RowOptions:
 
     reasoned: float = 1.0
     labelled: float = 1.0
-    plain: float = 0.3
+    plain: float = 0.5
+    misread: float = 0.1
     words: float = 0.5
     blind: float = 0.12
     mute: float = 0.08
@@ -102,9 +105,18 @@ def _varied(
             changed,
             _gone(clip, changed),
         )
-    if "expression" in clip.features and rng.random() < options.plain:
+    right = expression_label(clip) == facts.get("face", example.label)
+    if "expression" in clip.features and rng.random() < (options.plain if right else options.misread):
         return replace(example, rationale=facts.get("rationale_plain")), clip, ["video"]
     return example, clip, []
+
+
+def expression_label(clip: ClipFeatures) -> str | None:
+    """What the expression net makes of the clip: its most probable emotion, probabilities averaged over frames."""
+    if "expression" not in clip.features:
+        return None
+    seen = clip.features["expression"][~clip.times["expression"].isnan()]  # (T, 7), log-probabilities
+    return EKMAN7[int(seen.exp().mean(0).argmax())]
 
 
 def _gone(clip: ClipFeatures, changed: ClipFeatures) -> list[str]:
@@ -121,7 +133,6 @@ def _row(example: Example, clip: ClipFeatures, path: Path, think: bool, without:
             {"role": "assistant", "content": [{"type": "text", "path": None, "text": answer, "without": []}]},
         ],
         "images": [],
-        "length": len((text + answer).split()),
     }
 
 

@@ -24,6 +24,7 @@ from .clip import Clip, read_clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .features import ClipFeatures, encode_clip
+from .rollout import Sampling, can_roll_out, roll_out
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
 SOURCES = str | Path | Clip | ClipFeatures
@@ -127,21 +128,8 @@ def build_inputs(
     model, processor, clips: Sequence[ClipFeatures], texts: Sequence[str], heads: Sequence[str] | None = None
 ) -> dict:
     """Left-padded model inputs for B prompts; `heads` are the starts of the assistant's turns, if any."""
-    messages = [
-        [{"role": "user", "content": [{"type": "video", "video": clip}, {"type": "text", "text": text}]}]
-        for clip, text in zip(clips, texts, strict=True)
-    ]
-    inputs = processor.apply_chat_template(
-        messages,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        sanitize_control_tokens=True,
-        processor_kwargs={"padding": True, "padding_side": "left"},
-    )
     device = next(model.parameters()).device
-    inputs = {k: _to(v, device) for k, v in inputs.items()}
+    inputs = {k: _to(v, device) for k, v in processor.ask(clips, texts).items()}
     if heads is not None:
         inputs["input_ids"], inputs["attention_mask"] = _append(
             processor, inputs["input_ids"], inputs["attention_mask"], heads
@@ -168,12 +156,17 @@ def _append(processor, ids: Tensor, mask: Tensor, heads: Sequence[str]) -> tuple
 
 def _write(model, processor, inputs: dict, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
     """Generate the text of every row."""
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    if temperature > 0:
+    tokenizer, start = processor.tokenizer, inputs["input_ids"].shape[1]
+    if can_roll_out(model):
+        never = (model.config.clip_token_id,)
+        sampling = Sampling(max_new_tokens, (tokenizer.eos_token_id,), temperature, never=never)
+        rows = roll_out(model, inputs, range(len(inputs["input_ids"])), sampling, torch.Generator().manual_seed(seed))
+    else:
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
         torch.manual_seed(seed)
-    start = inputs["input_ids"].shape[1]
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=processor.tokenizer.pad_token_id, **how)
-    return [text.strip() for text in processor.tokenizer.batch_decode(out[:, start:], skip_special_tokens=True)]
+        out = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how)
+        rows = out[:, start:]
+    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 def answer_head(parsed: Parsed, text: str, think: bool) -> str:

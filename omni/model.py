@@ -10,17 +10,21 @@ The towers are frozen: their output, the streams of a clip, can be given instead
 Letters: `B` rows, `L` tokens, `N` clip tokens, `E` the language model's width; for streams see `encoders.py`.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    DynamicCache,
     GenerationMixin,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 
 from .config import OmniConfig
 from .encoders import Streams, audio_tower, hear, see, vision_tower
@@ -123,6 +127,38 @@ class OmniModel(OmniPreTrainedModel):
             )
         return embeds.masked_scatter(mask[..., None], fused.tokens.to(embeds.dtype))
 
+    def completions(
+        self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor, length: int, **clips: dict[str, Tensor]
+    ) -> Tensor:
+        """Hidden states (B, length, E) that predict the completions of B rows, each distinct prompt run once.
+
+        The keys and values of a prompt are shared by the completions of its group, with gradients: the sum over the
+        group flows back into one prompt. Equal to running every row whole, at a fraction of the tokens.
+
+        Args:
+            input_ids: left-padded prompts and right-padded completions, (B, P + length).
+            attention_mask: (B, P + length).
+            groups: which of U prompts each row has, (B,), numbered in the order of their first rows.
+            clips: `clip_features` and `clip_times` of the U prompts.
+        """
+        first = torch.stack([(groups == g).nonzero()[0, 0] for g in range(int(groups.max()) + 1)])  # (U,)
+        prompt = input_ids.shape[1] - length
+        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.config.text_config)
+        head = self(
+            input_ids[first, :prompt],
+            attention_mask[first, :prompt],
+            positions[first, :prompt],
+            cache,
+            use_cache=True,
+            **clips,
+        )
+        cache.batch_select_indices(groups)
+        rest = self(
+            input_ids[:, prompt:-1], attention_mask[:, :-1], positions[:, prompt:-1], cache, use_cache=True
+        )
+        return torch.cat([head.last_hidden_state[groups, -1:], rest.last_hidden_state], 1)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -194,12 +230,22 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         clip_times: dict[str, Tensor] | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        groups: Tensor | None = None,
+        completion: int = 0,
+        temperature: float = 1.0,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> "CausalLMOutputWithPast | ScoredCompletions":
         """Logits (B, L or logits_to_keep, vocabulary) and, with labels, the loss.
 
+        With `groups`, the log-probabilities of the last `completion` tokens of every row, prompts shared as in
+        `OmniModel.completions`. This too stands in forward, which is what data-parallel wrappers know.
         The clip inputs are named one by one because `generate` checks keyword names against this signature.
         """
+        if groups is not None:
+            clips = {"clip_features": clip_features, "clip_times": clip_times}
+            hidden = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
+            ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()
+            return score_tokens(hidden, self.lm_head, ids, mask, temperature)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -236,6 +282,44 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             for name in CLIP_INPUTS:
                 kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+
+
+@dataclass
+class ScoredCompletions(ModelOutput):
+    """Log-probabilities of completion tokens and entropies of their distributions, (B, C); zero where masked."""
+
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def score_tokens(
+    hidden: Tensor, head: nn.Module, ids: Tensor, mask: Tensor, temperature: float = 1.0, chunk: int = 512
+) -> ScoredCompletions:
+    """Score tokens without ever holding the logits of all of them: chunks are computed again in the backward pass.
+
+    Args:
+        hidden: states that predict the tokens, (B, C, E).
+        head: the output head.
+        ids: the tokens, (B, C).
+        mask: which of them count, (B, C).
+        temperature: logits are divided by it.
+        chunk: tokens at once.
+    """
+
+    def score(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(states).float() / temperature  # (chunk, V)
+        total = logits.logsumexp(-1)
+        with torch.no_grad():
+            entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
+        return logits.gather(-1, tokens[:, None])[:, 0] - total, entropy
+
+    parts = [
+        checkpoint(score, states, tokens, use_reentrant=False)
+        for states, tokens in zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
+    ]
+    empty = hidden.new_zeros(mask.shape, dtype=torch.float32)
+    log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+    return ScoredCompletions(empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropy))
 
 
 AutoConfig.register("omni", OmniConfig)

@@ -142,16 +142,33 @@ class OmniProcessor(ProcessorMixin):
         text = self.transcript_tokenizer.decode(ids, skip_special_tokens=True)
         return " ".join(re.sub(r"\[[^]]*\]|\([^)]*\)|\[[^]]*$|\([^)]*$", " ", text).split())
 
+    def ask(self, clips: "Sequence[Clip | ClipFeatures]", texts: Sequence[str]) -> dict:
+        """Left-padded model inputs of B questions, one about each clip."""
+        messages = [
+            [{"role": "user", "content": [{"type": "video", "video": clip}, {"type": "text", "text": text}]}]
+            for clip, text in zip(clips, texts, strict=True)
+        ]
+        return self.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            sanitize_control_tokens=True,
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        )
+
     # --- what ProcessorMixin calls -----------------------------------------------------------------------------------
 
     def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
         clips = []
         for conversation in conversations:
             parts = [p for m in conversation if isinstance(m.get("content"), list) for p in m["content"]]
-            clips.append([self._clip_of(p) for p in parts if p["type"] == "video"])
+            clips.append([self.clip_of(p) for p in parts if p["type"] == "video"])
         return [[] for _ in conversations], clips, [], {}
 
-    def _clip_of(self, part: dict) -> "Clip | ClipFeatures":
+    def clip_of(self, part: dict) -> "Clip | ClipFeatures":
+        """The clip of a content part, read if it is a path."""
         clip = next(part[key] for key in ("video", "path") if part.get(key) is not None)
         if isinstance(clip, (Clip, ClipFeatures)):
             return clip

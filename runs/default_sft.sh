@@ -23,7 +23,7 @@ part() {  # part NAME COMMAND...: run, and say how long it took
 
 actors() { OMP_NUM_THREADS=1 python -m data actors --facekit "$facekit" --out "$work/corpus" --seed 0 "$@"; }
 
-part "train clips" actors --split train --clips 2200 --emodb "$emodb"
+part "train clips" actors --split train --clips 3300 --emodb "$emodb"
 part "test clips" actors --split test --clips 520
 python -m data emodb "$emodb" "$work/emodb.jsonl"
 part "features, alignment, cold start" python train_sft.py --config configs/sft_default.yaml \

@@ -29,7 +29,7 @@ FACTS = {
     "prosody": {"pitch_st": 6.0, "range_log2": 0.0, "rate_log2": 0.0, "tilt_db": 8.0, "level_db": 0.0},
 }
 EXAMPLE = Example(Path("a.mp4"), "angry", "The lips smile. The voice is sharp. This points to anger.", extra=FACTS)
-NOTHING_CHANGED = RowOptions(plain=0, blind=0, mute=0, nothing=0)
+NOTHING_CHANGED = RowOptions(plain=0, misread=0, blind=0, mute=0, nothing=0)
 
 
 def rows_of(options: RowOptions) -> list[dict]:
@@ -55,7 +55,7 @@ def test_a_clip_gives_a_reasoned_and_a_plain_answer():
     [
         ({"mute": 1.0}, "happy", FACTS["rationale_mute"], "The clip has picture only.", {"audio", "prosody"}),
         ({"blind": 1.0}, "angry", FACTS["rationale_blind"], "The clip has sound only.", {"video", "expression"}),
-        ({"plain": 1.0}, "angry", FACTS["rationale_plain"], "The clip has picture and sound.", {"video"}),
+        ({"plain": 1.0, "misread": 1.0}, "angry", FACTS["rationale_plain"], "The clip has picture and sound.", {"video"}),
     ],
 )
 def test_what_is_taken_away_is_not_in_the_answer(change, label, thought, opening, gone):

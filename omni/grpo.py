@@ -1,0 +1,300 @@
+"""All contact with TRL's `GRPOTrainer`: clips through its sampling, shuffle and loss, and a step that costs what it must.
+
+TRL 1.16 carries images through a step and nothing else: a clip would reach `generate` but not the log-probabilities,
+and training would run, silently, on prompts without a clip. The overrides here carry one `ClipFeatures` a row, as a list,
+which TRL shuffles and splits like any other column. What a step does not do twice:
+
+    towers          once a clip, ever (features.py)
+    prompt          once a clip in sampling and once in the loss, for all G completions (rollout.py, OmniModel)
+    reference       the adapter switched off, or the adapter as it was; never a second model
+    vocabulary      only where a completion token is predicted, in chunks
+    groups whose completions all got the same reward   nothing: their gradient is zero
+
+The objective is TRL's; `docs/grpo.md` has its equations and what differs from R1-Omni (arXiv 2503.05379).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import split_tensor_dict
+
+from .answer import QUESTION, prompt
+from .emotions import LabelSpace, canonical
+from .errors import OmniError
+from .features import ClipFeatures, collate
+from .manifest import Example
+from .rollout import Sampling, can_roll_out, generate_shared, roll_out
+
+MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")  # losses that divide by the number of rows in the micro-batch
+
+
+class TrainingError(OmniError):
+    """A run that cannot start or go on; the message says what to do."""
+
+
+def grpo_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]], space: LabelSpace) -> list[dict]:
+    """Rows for `OmniGRPOTrainer`: a prompt with the file of the encoded clip, the label, and what rewards may ask for.
+
+    Args:
+        examples: an example, its encoded clip, and the file of the encoded clip.
+
+    Raises:
+        TrainingError: a label is not in the label space.
+    """
+    rows = []
+    for example, clip, path in examples:
+        label = canonical(example.label or "", space)
+        if label is None:
+            raise TrainingError(
+                f"{example.clip}: the label {example.label!r} is not in the label space "
+                f"({', '.join(space.labels)}). Correct the manifest, or give another space with --labels.",
+                code="label",
+            )
+        text = prompt(example.question or QUESTION, space, modalities=clip.modalities, transcript=clip.transcript)
+        part = {"type": "video", "path": str(path), "text": None, "without": []}
+        content = [part, {"type": "text", "path": None, "text": text, "without": []}]
+        facts = {"action_units": example.extra.get("action_units"), "prosody": example.extra.get("prosody")}
+        rows.append(
+            {
+                "prompt": [{"role": "user", "content": content}],
+                "label": label,
+                "labels": list(space.labels),
+                "clip": str(example.clip),
+                "truth": json.dumps({name: fact for name, fact in facts.items() if fact is not None}),
+            }
+        )
+    return rows
+
+
+class OmniGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` for models with clips.
+
+    Args:
+        save_completions: write completions with their rewards to `completions.jsonl` every so many steps; 0 never.
+
+    Raises:
+        TrainingError: settings that would train something else than they say.
+    """
+
+    _clips: list[ClipFeatures]  # one for every row being worked on
+    _copies: list[int]  # which distinct prompt a row has
+
+    def __init__(self, model, reward_funcs, args: GRPOConfig, *, save_completions: int = 10, **kwargs):
+        check_settings(args)
+        super().__init__(model, reward_funcs, args, **kwargs)
+        self.save_completions = save_completions
+
+    def _get_train_sampler(self, dataset=None):
+        """TRL's sampler, in which the order of an epoch depends on its number: a resumed run sees the same clips."""
+        sampler = super()._get_train_sampler(dataset)
+        sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(self.args.seed + epoch)
+        return sampler
+
+    # --- sampling ----------------------------------------------------------------------------------------------------
+
+    def _tokenize_prompts(self, prompts: list):
+        keys = [json.dumps(p, sort_keys=True) for p in prompts]
+        distinct = list(dict.fromkeys(keys))
+        self._copies = [distinct.index(key) for key in keys]
+        messages = [prompts[keys.index(key)] for key in distinct]
+        clips = [self.processing_class.clip_of(part) for m in messages for part in m[0]["content"] if _is_clip(part)]
+        texts = [part["text"] for m in messages for part in m[0]["content"] if part["type"] == "text"]
+        inputs = self.processing_class.ask(clips, texts)
+        self._prompts = {name: _to(value, self.accelerator.device) for name, value in inputs.items()}
+        ids = [row[keep.bool()].tolist() for row, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+        self._clips = [clips[i] for i in self._copies]
+        return [ids[i] for i in self._copies], None, {}
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            inner = model.get_base_model() if hasattr(model, "peft_config") else model
+            plain = self.args.min_p is None and self.args.repetition_penalty == 1.0
+            training = model.training
+            model.eval()
+            if can_roll_out(inner) and plain:
+                rows = roll_out(inner, self._prompts, self._copies, self._sampling())
+            else:
+                rows = generate_shared(inner, self._prompts, self._copies, self.generation_config)
+            model.train(training)
+        return rows, None
+
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            self.max_completion_length,
+            tuple(self.eos_token_ids),
+            self.args.temperature,
+            self.args.top_k or 0,
+            self.args.top_p,
+            never=(self.processing_class.video_token_id,),
+        )
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+        out = super()._generate_and_score_completions(inputs)
+        step = self.state.global_step
+        if self.save_completions and step % self.save_completions == 0 and self.accelerator.is_main_process:
+            self._write_completions(inputs, step)
+        return {**out, "clips": self._clips}
+
+    def _write_completions(self, inputs: list[dict], step: int) -> None:
+        count = len(inputs)  # of this process, which the main one's come first
+        rewards = {name: list(values)[-count:] for name, values in self._logs["rewards"].items()}
+        completions = list(self._logs["completion"])[-count:]
+        advantages = list(self._logs["advantages"])[-count:]
+        with Path(self.args.output_dir, "completions.jsonl").open("a", encoding="utf-8") as file:
+            for i, row in enumerate(inputs):
+                record = {"step": step, "clip": row["clip"], "label": row["label"]}
+                record["completion"] = completions[i][0]["content"]
+                record |= {"rewards": {name: values[i] for name, values in rewards.items()}}
+                file.write(json.dumps(record | {"advantage": advantages[i]}, ensure_ascii=False) + "\n")
+
+    def _prepare_inputs(self, generation_batch):
+        """TRL's buffer of completions, shuffled by whole groups, so that a micro-batch runs each prompt once."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            batch = shuffle_groups(batch, self._copies)
+            self._buffered_inputs = split_tensor_dict(batch, self.args.steps_per_generation)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    # --- the loss ----------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs):
+        rows, share = len(inputs["advantages"]), 1.0
+        if self.beta == 0.0 and not self._entropy_bonus_enabled:
+            inputs, share = with_signal(inputs, self.loss_type)
+        self._clips = inputs["clips"]
+        loss = super()._compute_loss(model, inputs) * share
+        if self.model.training:
+            self._metrics["train"]["rows_without_signal"].append(1 - len(inputs["advantages"]) / rows)
+        if not torch.isfinite(loss):
+            raise TrainingError(self._save_inputs(inputs), code="nan")
+        return loss
+
+    def _save_inputs(self, inputs: dict) -> str:
+        folder = Path(self.args.output_dir)
+        path = folder / f"not_finite_step{self.state.global_step}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.contiguous().cpu() for name, x in inputs.items() if isinstance(x, Tensor)}, path)
+        clips = ", ".join(sorted({clip.sha256[:12] for clip in inputs["clips"]}))
+        return (
+            f"The loss is not finite at step {self.state.global_step}; the step's tensors are in {path} "
+            f"(clips {clips}). Lower the learning rate, or go on from the last checkpoint with --max_grad_norm 0.2."
+        )
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **unused
+    ):
+        count, size = len(input_ids), batch_size or len(input_ids)
+        parts = []
+        for start in range(0, count, size):
+            rows = slice(start, start + size)
+            ids, mask, clips = input_ids[rows], attention_mask[rows], self._clips[rows]
+            first, groups = distinct_rows(ids[:, :-logits_to_keep], clips)
+            features, times = collate([clips[i] for i in first.tolist()])
+            with self.accelerator.autocast():
+                out = model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    clip_features=_to(features, ids.device),
+                    clip_times=_to(times, ids.device),
+                    groups=groups,
+                    completion=logits_to_keep,
+                    temperature=self.temperature,
+                )
+            parts.append((out.log_probs, out.entropy))
+        log_probs, entropies = zip(*parts, strict=True)
+        return torch.cat(log_probs), torch.cat(entropies), None
+
+
+def check_settings(args: GRPOConfig) -> None:
+    """Refuse what would train something else than it says.
+
+    Raises:
+        TrainingError: with the setting to change.
+    """
+    if args.gradient_checkpointing:
+        raise TrainingError(
+            "gradient_checkpointing switches the cache off, which shares a prompt among its completions and saves more. "
+            "Set gradient_checkpointing: false.",
+            code="settings",
+        )
+    generation = args.steps_per_generation * args.num_iterations  # micro-steps that one batch of completions serves
+    every = max(1, generation // args.gradient_accumulation_steps)  # optimizer steps
+    if args.save_strategy == "steps" and args.save_steps % every:
+        near = max(every, round(args.save_steps / every) * every)
+        raise TrainingError(
+            f"save_steps {args.save_steps} falls inside a batch of completions that serves {every} steps, so that a run "
+            f"could not go on exactly from there. Set save_steps: {near}.",
+            code="settings",
+        )
+
+
+def with_signal(inputs: dict, loss_type: str) -> tuple[dict, float]:
+    """The rows whose advantage is not zero, and by how much the loss of them alone is to be scaled.
+
+    With no KL term and no entropy bonus a row without advantage adds nothing to the gradient, so its forward and
+    backward pass can be left out. One row always stays, since every process must run a backward pass.
+    """
+    keep = inputs["advantages"] != 0
+    rows = len(keep)
+    if bool(keep.all()):
+        return inputs, 1.0
+    if not bool(keep.any()):
+        keep[0] = True
+    chosen = keep.nonzero()[:, 0].tolist()
+    out = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) == rows:
+            out[name] = value[keep]
+        elif isinstance(value, list):
+            out[name] = [value[i] for i in chosen]
+        else:
+            out[name] = value
+    if loss_type in MEAN_OVER_ROWS:
+        return out, len(chosen) / rows
+    if loss_type == "bnpo":
+        return out, float(out["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1))
+    return out, 1.0  # dapo, cispo and vespo divide by the tokens of the whole generation batch
+
+
+def shuffle_groups(batch: dict, copies: Sequence[int]) -> dict:
+    """Rows in random order, but completions of one prompt side by side."""
+    groups = torch.tensor(list(copies))
+    order = torch.cat([(groups == g).nonzero()[:, 0] for g in torch.randperm(int(groups.max()) + 1).tolist()])
+    rows = len(order)
+    out = {}
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and value.dim() and len(value) == rows:
+            out[name] = value[order.to(value.device)]
+        elif isinstance(value, list):
+            out[name] = [value[i] for i in order.tolist()]
+        else:
+            out[name] = value
+    return out
+
+
+def distinct_rows(ids: Tensor, clips: Sequence[ClipFeatures]) -> tuple[Tensor, Tensor]:
+    """First row of every distinct (prompt, clip), and which of them each row is: (U,), (B,)."""
+    keys = [(tuple(row), id(clip)) for row, clip in zip(ids.tolist(), clips, strict=True)]
+    distinct = list(dict.fromkeys(keys))
+    place = {key: i for i, key in enumerate(distinct)}
+    first = torch.tensor([keys.index(key) for key in distinct], device=ids.device)
+    return first, torch.tensor([place[key] for key in keys], device=ids.device)
+
+
+def _is_clip(part: dict) -> bool:
+    return part["type"] == "video"
+
+
+def _to(value, device):
+    return {name: _to(x, device) for name, x in value.items()} if isinstance(value, dict) else value.to(device)

@@ -1,0 +1,259 @@
+"""GRPO: clips through TRL's shuffle and split, a step that shares prompts, what is skipped, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from trl import GRPOConfig
+
+from omni.emotions import EKMAN7, label_space
+from omni.features import encode_clip, write_features
+from omni.grpo import OmniGRPOTrainer, TrainingError, check_settings, distinct_rows, grpo_rows, shuffle_groups
+from omni.manifest import Example
+from omni.model import score_tokens
+from omni.tiny import tiny
+from tests.clips import make_clip
+
+G = 4
+LORA = LoraConfig(
+    r=4, lora_alpha=16, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)", modules_to_save=["fusion"]
+)
+
+
+def letters(completions, **columns):
+    """A reward that random models get now and then: the share of the letter a, and more for long texts."""
+    return [c[0]["content"].count("a") + len(c[0]["content"]) / 100 for c in completions]
+
+
+def constant(completions, **columns):
+    return [1.0] * len(completions)
+
+
+def settings(folder: Path, **changes) -> GRPOConfig:
+    chosen = {
+        "output_dir": str(folder), "per_device_train_batch_size": 2 * G, "num_generations": G, "max_steps": 1,
+        "max_completion_length": 12, "learning_rate": 1e-2, "bf16": False, "use_cpu": True, "report_to": "none",
+        "gradient_checkpointing": False, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "seed": 3,
+    }  # fmt: skip
+    return GRPOConfig(**chosen | changes)
+
+
+def make_trainer(folder: Path, reward=letters, clips: int = 4, lora: bool = True, **changes) -> OmniGRPOTrainer:
+    torch.manual_seed(0)
+    model, processor = tiny()
+    triples = []
+    for i in range(clips):
+        encoded = replace(encode_clip(model, processor, make_clip(1.0, i)), sha256=f"clip {i}")
+        path = folder / f"{i}.safetensors"
+        write_features(path, encoded)
+        triples.append((Example(Path(f"{i}.mp4"), EKMAN7[i]), encoded, path))
+    rows = grpo_rows(triples, label_space(EKMAN7))
+    model.requires_grad_(False)
+    if lora:
+        model = get_peft_model(model, LORA)
+    else:
+        model.model.fusion.requires_grad_(True)
+        model.model.language_model.requires_grad_(True)
+    args = settings(folder, **changes)
+    return OmniGRPOTrainer(model, reward, args, train_dataset=Dataset.from_list(rows), processing_class=processor)
+
+
+def one_batch(trainer: OmniGRPOTrainer) -> dict:
+    trainer.model.train()
+    return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+
+def plain_log_probs(trainer: OmniGRPOTrainer, inputs: dict) -> torch.Tensor:
+    """Row by row, prompt and completion whole, no padding, no sharing."""
+    rows = []
+    for i, clip in enumerate(inputs["clips"]):
+        keep = torch.cat([inputs["prompt_mask"][i], inputs["completion_mask"][i]]).bool()
+        ids = torch.cat([inputs["prompt_ids"][i], inputs["completion_ids"][i]])[keep][None]
+        features = {m: x[None] for m, x in clip.features.items()}
+        times = {m: t[None] for m, t in clip.times.items()}
+        out = trainer.model(input_ids=ids, clip_features=features, clip_times=times)
+        length = int(inputs["completion_mask"][i].sum())
+        scores = out.logits[0, -length - 1 : -1].float().log_softmax(-1).gather(-1, ids[0, -length:, None])[:, 0]
+        rows.append(torch.nn.functional.pad(scores, (0, inputs["completion_mask"].shape[1] - length)))
+    return torch.stack(rows)
+
+
+def ours(trainer: OmniGRPOTrainer, inputs: dict) -> torch.Tensor:
+    trainer._clips = inputs["clips"]
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    return trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, inputs["completion_ids"].shape[1]
+    )[0]
+
+
+def gradients(trainer: OmniGRPOTrainer, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    trainer.model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(tmp_path):
+    trainer = make_trainer(tmp_path)
+    inputs = one_batch(trainer)
+    weights = torch.randn(inputs["completion_mask"].shape) * inputs["completion_mask"]
+    whole, shared = plain_log_probs(trainer, inputs), ours(trainer, inputs)
+    assert torch.allclose(whole * inputs["completion_mask"], shared, atol=1e-5)
+    expected = gradients(trainer, (plain_log_probs(trainer, inputs) * weights).sum())
+    actual = gradients(trainer, (ours(trainer, inputs) * weights).sum())
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert (value - actual[name]).norm() <= 1e-5 * value.norm() + 1e-9, name
+
+
+def test_every_row_keeps_its_clip_through_shuffle_and_split(tmp_path):
+    trainer = make_trainer(tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=G)
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    torch.manual_seed(5)
+    for step in range(2):
+        trainer._step = step
+        inputs = trainer._prepare_inputs(batch)
+        assert len({clip.sha256 for clip in inputs["clips"]}) == 1  # whole groups
+        right, wrong = plain_log_probs(trainer, inputs), ours(trainer, inputs)
+        assert torch.allclose(right * inputs["completion_mask"], wrong, atol=1e-5)
+
+
+def test_another_clip_changes_the_log_probabilities(tmp_path):
+    trainer = make_trainer(tmp_path)
+    inputs = one_batch(trainer)
+    before = ours(trainer, inputs)
+    swapped = {**inputs, "clips": inputs["clips"][G:] + inputs["clips"][:G]}
+    assert float((ours(trainer, swapped) - before).detach().abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_a_step_moves_fusion_and_language_model(tmp_path, lora, beta):
+    if not lora and beta:
+        pytest.skip("the reference of full training is read from the folder of the model")
+    trainer = make_trainer(tmp_path, lora=lora, beta=beta)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])}
+    assert any("fusion" in name for name in moved) and any("language_model" in name for name in moved)
+    assert not any("tower" in name for name in moved)
+
+
+def test_rows_without_signal_are_left_out_and_change_nothing(tmp_path):
+    results = {}
+    for loss_type in ("dapo", "grpo", "bnpo", "dr_grpo"):
+        trainer = make_trainer(tmp_path, loss_type=loss_type)
+        inputs = one_batch(trainer)
+        inputs["advantages"][:G] = 0.0
+        inputs["advantages"][G:] = torch.tensor([1.0, -1.0, 0.5, -0.5])
+        trainer.current_gradient_accumulation_steps = 1
+        skipped = gradients(trainer, trainer._compute_loss(trainer.model, dict(inputs)))
+        left_out = trainer._metrics["train"]["rows_without_signal"][-1]
+        trainer._entropy_bonus_enabled, trainer.entropy_coef = True, 0.0  # then every row is needed
+        full = gradients(trainer, trainer._compute_loss(trainer.model, dict(inputs)))
+        results[loss_type] = left_out
+        for name, value in full.items():
+            assert (value - skipped[name]).norm() <= 1e-5 * value.norm() + 1e-9, (loss_type, name)
+    assert set(results.values()) == {0.5}
+
+
+def test_a_batch_without_any_signal_changes_nothing(tmp_path):
+    trainer = make_trainer(tmp_path, reward=constant, weight_decay=0.0)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
+
+
+def test_completions_are_written_with_their_rewards(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2)
+    trainer.save_completions = 1
+    trainer.train()
+    rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 2 * G and {row["step"] for row in rows} == {0, 1}
+    for row in rows:
+        said = [[{"role": "assistant", "content": row["completion"]}]]
+        assert row["rewards"] == {"letters": pytest.approx(letters(said)[0], abs=1e-5)}
+
+
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(tmp_path):
+    def losses(trainer) -> list:
+        return [(h["step"], h["loss"], h["grad_norm"], h["reward"]) for h in trainer.state.log_history if "loss" in h]
+
+    # two steps are an epoch, so the checkpoint lies between two epochs
+    whole = make_trainer(tmp_path, max_steps=4, beta=0.04)
+    whole.train()
+    half = make_trainer(tmp_path, max_steps=4, beta=0.04, save_strategy="steps", save_steps=2)
+    half.train()
+    resumed = make_trainer(tmp_path, max_steps=4, beta=0.04)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert losses(whole) == losses(half) == losses(resumed)
+
+
+def test_a_reward_that_fails_stops_the_run(tmp_path):
+    def broken(completions, **columns):
+        raise RuntimeError("no such column")
+
+    with pytest.raises(RuntimeError, match="no such column"):
+        make_trainer(tmp_path, reward=broken).train()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_inputs(tmp_path):
+    trainer = make_trainer(tmp_path)
+    inputs = one_batch(trainer)
+    inputs["advantages"][0] = torch.nan
+    trainer.current_gradient_accumulation_steps = 1
+    with pytest.raises(TrainingError, match="not finite at step 0"):
+        trainer._compute_loss(trainer.model, inputs)
+    assert (tmp_path / "not_finite_step0.safetensors").exists()
+
+
+def test_settings_that_would_not_do_what_they_say_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="gradient_checkpointing: false"):
+        check_settings(settings(tmp_path, gradient_checkpointing=True))
+    with pytest.raises(TrainingError, match="save_steps: 8"):
+        check_settings(
+            settings(tmp_path, steps_per_generation=4, num_iterations=2, save_strategy="steps", save_steps=9)
+        )
+    check_settings(settings(tmp_path, steps_per_generation=4, num_iterations=2, save_strategy="steps", save_steps=16))
+
+
+def test_a_label_outside_the_space_is_refused_at_the_start():
+    model, processor = tiny()
+    clip = encode_clip(model, processor, make_clip(1.0, 0))
+    with pytest.raises(TrainingError, match="'bored' is not in the label space"):
+        grpo_rows([(Example(Path("a.mp4"), "bored"), clip, Path("a"))], label_space(EKMAN7))
+    row = grpo_rows([(Example(Path("a.mp4"), "joy"), clip, Path("a"))], label_space(EKMAN7))[0]
+    assert row["label"] == "happy"  # a synonym
+
+
+def test_groups_are_told_by_prompt_and_clip():
+    model, processor = tiny()
+    clip = encode_clip(model, processor, make_clip(1.0, 0))
+    other = replace(clip)
+    ids = torch.tensor([[1, 2], [1, 2], [1, 3], [1, 2]])
+    first, groups = distinct_rows(ids, [clip, clip, clip, other])
+    assert first.tolist() == [0, 2, 3] and groups.tolist() == [0, 0, 1, 2]
+    batch = {"x": torch.arange(6), "y": list("aabbcc"), "n": torch.tensor(6)}
+    torch.manual_seed(1)
+    mixed = shuffle_groups(batch, [0, 0, 1, 1, 2, 2])
+    assert sorted(mixed["x"].tolist()) == list(range(6)) and mixed["x"].tolist() != list(range(6))
+    assert all(mixed["y"][i] == mixed["y"][i + 1] for i in (0, 2, 4))
+    assert ["abc".index(y) for y in mixed["y"]] == (mixed["x"] // 2).tolist()
+
+
+def test_chunks_change_nothing():
+    torch.manual_seed(0)
+    hidden, head = torch.randn(3, 5, 8, requires_grad=True), torch.nn.Linear(8, 11, bias=False)
+    ids, mask = torch.randint(11, (3, 5)), torch.rand(3, 5) > 0.3
+    expected = (head(hidden) / 0.7).log_softmax(-1).gather(-1, ids[..., None])[..., 0] * mask
+    scored = score_tokens(hidden, head, ids, mask, temperature=0.7, chunk=2)
+    assert torch.allclose(scored.log_probs, expected, atol=1e-6)
+    entropy = torch.distributions.Categorical(logits=head(hidden) / 0.7).entropy() * mask
+    assert torch.allclose(scored.entropy, entropy, atol=1e-5)
+    one = torch.autograd.grad(expected.sum(), head.weight)[0]
+    assert torch.allclose(one, torch.autograd.grad(scored.log_probs.sum(), head.weight)[0], atol=1e-6)

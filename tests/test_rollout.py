@@ -1,0 +1,110 @@
+"""Sampling: equal to `generate` in float32, for left-padded prompts, LoRA, biases, and rows that end early."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config
+
+from omni.config import OmniConfig
+from omni.features import encode_clip
+from omni.generate import build_inputs
+from omni.model import OmniForConditionalGeneration
+from omni.rollout import Sampling, can_roll_out, draw, roll_out
+from omni.tiny import tiny
+from tests.clips import CLIPS
+
+PROMPTS = ["What is it?", "Which emotion does the person in this clip express?"]
+LORA = LoraConfig(r=4, lora_alpha=16, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)")
+
+
+def prompts_of(model, processor):
+    clips = [encode_clip(model, processor, clip) for clip in CLIPS[:2]]
+    return build_inputs(model, processor, clips, PROMPTS)
+
+
+def generated(model, inputs, length, **how):
+    ids = model.generate(**inputs, max_new_tokens=length, do_sample=False, pad_token_id=0, **how)
+    return ids[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def with_lora(model):
+    """LoRA that changes what the model says: fresh adapters are zero."""
+    torch.manual_seed(1)
+    model = get_peft_model(model, LORA).eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    return model
+
+
+def test_greedy_tokens_are_those_of_generate():
+    model, processor = tiny()
+    inputs = prompts_of(model, processor)
+    sampling = Sampling(24, (), temperature=0)
+    rows = roll_out(model, inputs, [0, 0, 1, 1, 0], sampling)
+    first, second = generated(model, inputs, 24, eos_token_id=None)
+    assert rows == [first, first, second, second, first]
+
+
+def test_lora_is_merged_and_can_be_switched_off():
+    plain, processor = tiny()
+    inputs = prompts_of(plain, processor)
+    sampling = Sampling(16, (), temperature=0)
+    before = roll_out(plain, inputs, [0, 1], sampling)
+    model = with_lora(plain)
+    inner = model.base_model.model
+    with_adapter = roll_out(inner, inputs, [0, 1], sampling)
+    assert with_adapter == generated(model, inputs, 16, eos_token_id=None) != before
+    with model.disable_adapter():
+        assert roll_out(inner, inputs, [0, 1], sampling) == before
+
+
+def test_a_decoder_with_biases():
+    base, processor = tiny()
+    text = Qwen2Config(**{k: v for k, v in base.config.text_config.to_dict().items() if k != "model_type"})
+    config = OmniConfig(**{**base.config.to_dict(), "text_config": text})
+    torch.manual_seed(3)
+    model = OmniForConditionalGeneration(config).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("proj.bias"):
+            torch.nn.init.normal_(weight)
+    inputs = prompts_of(model, processor)
+    assert roll_out(model, inputs, [0, 1], Sampling(16, (), temperature=0)) == generated(
+        model, inputs, 16, eos_token_id=None
+    )
+
+
+def test_rows_end_where_they_end_and_leave_the_batch():
+    model, processor = tiny()
+    inputs = prompts_of(model, processor)
+    whole = roll_out(model, inputs, [0, 1], Sampling(20, (), temperature=0))
+    ends = (whole[0][4], whole[1][11])
+    expected = [ids[: next(i for i, t in enumerate(ids) if t in ends) + 1] for ids in whole]
+    assert roll_out(model, inputs, [0, 1], Sampling(20, ends, temperature=0)) == expected
+    assert len(expected[0]) < 20
+
+
+def test_sampling_follows_the_probabilities_and_the_seed():
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(20000, 4)
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw(logits, Sampling(1, (), temperature=2.0), generator)
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert torch.allclose(shares, (logits[0] / 2).softmax(-1), atol=0.015)
+    again = draw(logits, Sampling(1, (), temperature=2.0), torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again)
+
+
+@pytest.mark.parametrize(
+    ("how", "possible"),
+    [({"top_k": 2}, {2, 3}), ({"top_p": 0.5}, {3}), ({"top_p": 0.8}, {2, 3}), ({"never": (3, 2)}, {0, 1})],
+)
+def test_what_is_never_drawn(how, possible):
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(2000, 4)  # 3 % 9 % 24 % 64 %
+    assert set(draw(logits, Sampling(1, (), **how), torch.Generator().manual_seed(0)).tolist()) == possible
+
+
+def test_what_it_cannot_do_is_known():
+    model, _ = tiny()
+    assert can_roll_out(model)
+    model.config.text_config.model_type = "gpt2"
+    assert not can_roll_out(model)
