@@ -19,17 +19,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from rich.progress import Progress, track
+from rich.progress import Progress
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
 
 from omni.align import AlignOptions, align
-from omni.clip import read_clip
-from omni.collate import RowOptions, align_rows, sft_rows, vocabulary
-from omni.errors import ClipError
+from omni.collate import RowOptions, align_rows, encode_examples, sft_rows, vocabulary
 from omni.features import FeatureCache
 from omni.loading import load
-from omni.manifest import read_manifest
 from omni.sft import ColdStartTrainer
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -63,20 +60,6 @@ class ColdStart:
     resume: bool = True
 
 
-def encode(manifests: list[str], cache: FeatureCache) -> list:
-    """(example, encoded clip, its file) for every readable example; unreadable ones are named and left out."""
-    examples = [e for m in manifests for e in read_manifest(Path(m))]
-    encoded = []
-    for example in track(examples, "encoding clips", disable=not sys.stderr.isatty()):
-        try:
-            clip = read_clip(example.clip, frames=cache.processor.frames)
-        except ClipError as err:
-            print(f"left out: {err}", file=sys.stderr)
-            continue
-        encoded.append((example, cache(clip, example.extra.get("text")), cache.path(clip)))
-    return encoded
-
-
 def main() -> None:
     """Parse, encode, align, train, save."""
     if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
@@ -89,7 +72,9 @@ def main() -> None:
     model.requires_grad_(False)
     if model.device.type == "cpu":  # backward through sdpa is slower there than plain matrix products
         model.model.language_model.set_attn_implementation("eager")
-    encoded = encode(args.train, FeatureCache(args.features, model, processor))
+    encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))
+    for message in left_out:
+        print(f"left out: {message}", file=sys.stderr)
     print(f"encoded {len(encoded)} clips in {time.time() - started:.0f} s", flush=True)
 
     checkpoint = (

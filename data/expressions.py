@@ -161,9 +161,7 @@ def sample_action_units(
     foreign = _distract(recipe, drawn, rng, int(rng.integers(distractors + 1)))
     levels = sorted((drawn | foreign).items(), key=lambda item: -item[1])
     beat = rng.uniform(0.0, 0.3) * duration  # the units of an expression set in nearly together
-    return {
-        unit: _timed(min(level, STRONGEST), beat, duration, unit in foreign, rng) for unit, level in levels
-    }
+    return {unit: _timed(min(level, STRONGEST), beat, duration, unit in foreign, rng) for unit, level in levels}
 
 
 def _drop(recipe: Mapping[str, Part], rng: np.random.Generator, dropout: float) -> list[str]:

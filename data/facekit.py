@@ -41,9 +41,7 @@ _PARTS = {
     "M_ScleraLeft": EYE_LEFT,
     "M_ScleraRight": EYE_RIGHT,
 }
-_SOCKETS = range(
-    11248, 14062
-)  # vertices of the mouth and eye sockets, which the model files under M_BackHead
+_SOCKETS = range(11248, 14062)  # vertices of the mouth and eye sockets, which the model files under M_BackHead
 
 # fmt: off
 LANDMARKS = (  # Multi-PIE 68, zero-based vertex numbers: jaw, brows, nose, eyes, outer lip, inner lip
@@ -105,8 +103,7 @@ def load_rig(path: str | Path) -> Rig:
     file = path / "facekit_full.npz" if path.is_dir() else path
     if not file.is_file():
         raise OmniError(
-            f"{file} does not exist. Make it from the ICT-FaceKit repository: "
-            f"python -m data facekit FaceXModel {file}"
+            f"{file} does not exist. Make it from the ICT-FaceKit repository: python -m data facekit FaceXModel {file}"
         )
     with np.load(file, allow_pickle=False) as stored:
         missing = [key for key in _KEYS if key not in stored]
@@ -125,9 +122,7 @@ def _drawn(stored: dict[str, np.ndarray]) -> Rig:
     keep = part >= 0
     used, triangles = np.unique(stored["fv"][keep], return_inverse=True)
     used_uv, uv_triangles = np.unique(stored["ft"][keep], return_inverse=True)
-    expressions = {
-        str(name): _sparse(delta[used]) for name, delta in zip(stored["ex"], stored["E"], strict=True)
-    }
+    expressions = {str(name): _sparse(delta[used]) for name, delta in zip(stored["ex"], stored["E"], strict=True)}
     return Rig(
         vertices=stored["N"][used].astype(np.float32),
         identities=stored["I"][:, used].astype(np.float32),
@@ -163,15 +158,11 @@ def convert(src: str | Path, out: str | Path) -> Path:
     folder = src / "FaceXModel" if (src / "FaceXModel").is_dir() else src
     neutral = folder / "generic_neutral_mesh.obj"
     if not neutral.is_file():
-        raise OmniError(
-            f"{folder} has no generic_neutral_mesh.obj. Give the folder FaceXModel of ICT-FaceKit."
-        )
+        raise OmniError(f"{folder} has no generic_neutral_mesh.obj. Give the folder FaceXModel of ICT-FaceKit.")
     shapes = [name for name in SHAPES if (folder / f"{name}.obj").is_file()]
     identities = sorted(folder.glob("identity[0-9]*.obj"))
     if not shapes or not identities:
-        raise OmniError(
-            f"{folder} has no identity000.obj or no browDown_L.obj. Give the whole folder FaceXModel."
-        )
+        raise OmniError(f"{folder} has no identity000.obj or no browDown_L.obj. Give the whole folder FaceXModel.")
     mesh = _read_obj(neutral)
     if max(LANDMARKS) >= len(mesh["N"]):
         mesh["lm"] = np.zeros(0, np.int64)  # not the public topology: no landmark is known

@@ -83,9 +83,7 @@ def hair_field(rig: Rig, at: np.ndarray, style: Style, line: float) -> np.ndarra
     return np.where(ear, _NOTHING, np.maximum(np.maximum(crown, back), temple)).astype(np.float32)
 
 
-def lift_hair(
-    at: np.ndarray, normal: np.ndarray, field: np.ndarray, style: Style, noise: np.ndarray
-) -> np.ndarray:
+def lift_hair(at: np.ndarray, normal: np.ndarray, field: np.ndarray, style: Style, noise: np.ndarray) -> np.ndarray:
     """The head with its hair raised off the scalp, (V, 3); `noise` (512, 512) makes it uneven."""
     inside = np.clip(field / (0.8 + style.lift), 0, 1)
     rough = noise[(at[:, 1] * 14).astype(int) % 512, ((at[:, 0] + at[:, 2]) * 14).astype(int) % 512] * 6
@@ -133,9 +131,7 @@ def spectacles(at: np.ndarray, rig: Rig, rng: np.random.Generator) -> Sheet:
     inner, outer = rx + 0.4, eyes[1, 0] * 1.04 + rx
     level = eyes[:, 1].mean()
     x = np.array([[-inner + 1.6, inner - 1.6]] * 2)
-    parts.append(
-        (_points(x, level + np.array([[0.35] * 2, [0.35 + rim] * 2]), np.full((2, 2), front)), _grid(2, 2))
-    )
+    parts.append((_points(x, level + np.array([[0.35] * 2, [0.35 + rim] * 2]), np.full((2, 2), front)), _grid(2, 2)))
     for sign in (-1, 1):
         x = sign * np.array([[outer, 8.1]] * 2)
         z = np.array([[front - 0.045 * outer**2, 1.0]] * 2)

@@ -22,9 +22,7 @@ class Motion:
     speed: tuple[float, float, float]  # hertz
     phase: tuple[float, float, float]
     blinks: tuple[float, ...]  # times of closed lids
-    glances: tuple[
-        tuple[float, float, float], ...
-    ]  # from this time on: sideways (left positive), up, both −1 to 1
+    glances: tuple[tuple[float, float, float], ...]  # from this time on: sideways (left positive), up, both −1 to 1
 
 
 def sample_motion(rng: np.random.Generator, duration: float = 2.0) -> Motion:

@@ -278,9 +278,7 @@ def _resolve(said: Mapping[str, str], conflict: Mapping[str, str], rng: np.rando
     return f"{sides[0]} But {_lower_first(sides[1])} {verdict}"
 
 
-def _conclusion(
-    label: str, face: list[Clause], voice: list[Clause], rng: np.random.Generator, *, agree: bool
-) -> str:
+def _conclusion(label: str, face: list[Clause], voice: list[Clause], rng: np.random.Generator, *, agree: bool) -> str:
     if label == "neutral":
         moved = any(clause.active for clause in face + voice)
         return _choose(rng, MIXED_CONCLUSIONS if moved else PLAIN_CONCLUSIONS).format(_noun(label))

@@ -137,9 +137,7 @@ class Actor:
         self.materials = np.concatenate([rig.materials, *codes])
         count = len(self.vertices) - len(head)
         self.fields = np.pad(np.stack([field, cloth], 1), ((0, count), (0, 0)), constant_values=-9)
-        self.follow = np.pad(np.clip((head[:, 1] + 14) / 6, 0, 1), (0, count), constant_values=1).astype(
-            np.float32
-        )
+        self.follow = np.pad(np.clip((head[:, 1] + 14) / 6, 0, 1), (0, count), constant_values=1).astype(np.float32)
         eyes = [rig.triangles[rig.materials == side] for side in (EYE_LEFT, EYE_RIGHT)]
         self.apexes = np.stack([head[e.ravel()[rig.vertices[e.ravel(), 2].argmax()]] for e in eyes])
 
@@ -256,11 +254,7 @@ def wrinkle_weights(weights: Mapping[str, float], age: float) -> np.ndarray:
         "chin": 0.8 * weights.get("mouthShrugLower", 0.0),
         "brow_shadow": 0.3 * max(0.0, brow_down - both("browInnerUp")),
     }
-    return (
-        (np.array([depth[name] for name in raster.WRINKLES]) * (0.75 + 0.5 * age))
-        .clip(0, 1)
-        .astype(np.float32)
-    )
+    return (np.array([depth[name] for name in raster.WRINKLES]) * (0.75 + 0.5 * age)).clip(0, 1).astype(np.float32)
 
 
 def _exposure(actor: Actor, scene: Scene) -> float:

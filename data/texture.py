@@ -132,9 +132,7 @@ def paint_skin(maps: SkinMaps, skin: Skin, rng: np.random.Generator) -> np.ndarr
 def _brows(at: Points, skin: Skin) -> np.ndarray:
     """Both brows, thick in the inner half and pointed at the temple; mask in 0 to 1."""
     along = np.linspace(0, 1, 40)  # from the nose to the temple
-    half_width = (
-        skin.brow_width / 2 * np.interp(along, [0, 0.08, 0.35, 0.75, 1], [0.55, 0.85, 1.0, 0.75, 0.2])
-    )
+    half_width = skin.brow_width / 2 * np.interp(along, [0, 0.08, 0.35, 0.75, 1], [0.55, 0.85, 1.0, 0.75, 0.2])
     outlines = []
     for points in (at[21:16:-1], at[22:27]):
         lowered = points + [0, 1] * (skin.brow_drop + np.array([[2.4], [1.8], [1.2], [0.6], [0]]))
@@ -145,9 +143,7 @@ def _brows(at: Points, skin: Skin) -> np.ndarray:
     return gaussian_filter(sum(_fill(outline) for outline in outlines), 1.2)
 
 
-def smooth_noise(
-    rng: np.random.Generator, side: int, cells: Sequence[int], sizes: Sequence[float]
-) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, side: int, cells: Sequence[int], sizes: Sequence[float]) -> np.ndarray:
     """A sum of value noises, (side, side) float32: grids of `cells`² with standard deviations `sizes`."""
     total = np.zeros((side, side), np.float32)
     for count, size in zip(cells, sizes, strict=True):

@@ -41,8 +41,9 @@ INSTRUCTIONS = {
     False: "Output the final emotion in <answer> </answer> tags.",
 }
 TAG = re.compile(r"</?\s*(?:think|answer)\s*>", re.IGNORECASE)
-WELL_FORMED = re.compile(
-    r"\s*(?:<think>(?P<thought>.*?)</think>\s*)?<answer>(?P<label>.*?)</answer>\s*", re.DOTALL
+WELL_FORMED = re.compile(  # (?!...). and not .*?, which takes quadratic time on repeated tags
+    r"\s*(?:<think>(?P<thought>(?:(?!</think>).)*)</think>\s*)?<answer>(?P<label>(?:(?!</answer>).)*)</answer>\s*",
+    re.DOTALL,
 )
 LENIENT_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|<answer>|\Z)", re.DOTALL | re.IGNORECASE)
 LENIENT_LABEL = re.compile(r"<answer>(.*?)(?:</?(?:answer|think)>|\Z)", re.DOTALL | re.IGNORECASE)

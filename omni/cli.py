@@ -3,6 +3,8 @@
     omni ask CLIP [QUESTION]          reasons to stderr, the answer to stdout, or one JSON object with --json
     omni CLIP [QUESTION]              the same
     omni label SOURCE… --out FILE     many clips → a table
+    omni report RUN                   the curves of a training run, as one HTML file
+    omni rewards SAVED.jsonl          rewards over saved completions
     omni doctor                       what is installed, and whether it works
 
 Exit codes: 0 done; 1 a fault of ours; 2 something that the user can put right, said in one line; 3 a table
@@ -20,6 +22,8 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,9 +62,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-Model = Annotated[
-    str, typer.Option(help="default, a folder, or hub:owner/name (the only one that uses the network).")
-]
+Model = Annotated[str, typer.Option(help="default, a folder, or hub:owner/name (the only one that uses the network).")]
 Labels = Annotated[
     str, typer.Option(help="A label space (ekman7, dfew7, mafw11, ravdess8, mer6), words a,b,c, or a file.")
 ]
@@ -107,9 +109,7 @@ def ask(
 
     started = time.perf_counter()
     if no_audio and no_video:
-        raise OmniError(
-            "--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument"
-        )
+        raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
     task = Task(label_space(labels), model, think)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
@@ -131,12 +131,8 @@ def ask(
 
 @app.command()
 def label(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Files, folders, globs or manifests.")
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The table, a .jsonl file; run again to resume.", show_default=False)
-    ],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, globs or manifests.")],
+    out: Annotated[Path, typer.Option(help="The table, a .jsonl file; run again to resume.", show_default=False)],
     model: Model = "default",
     labels: Labels = "ekman7",
     think: Think = True,
@@ -179,14 +175,31 @@ def doctor(debug: Debug = False) -> None:
     run()
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The output_dir of a training run.")],
+    debug: Debug = False,
+) -> None:
+    """Draw the curves of a training run into RUN/report.html."""
+    from .report import report as write
+
+    typer.echo(write(run))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def rewards(ctx: typer.Context) -> None:
+    """Run rewards over saved completions, to see how they can be gamed."""
+    # The rewards stand beside omni in a checkout and below it in the wheel; omni itself uses none of them.
+    place = "omni.rewards" if find_spec("omni.rewards") else "rewards"
+    raise typer.Exit(import_module(f"{place}.__main__").main(ctx.args))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. An error is one line, unless --debug is given."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # advice about kernels that a user cannot act on
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advice about kernels that a user cannot act on
     try:
         code = int(app(arguments, prog_name="omni", standalone_mode=False) or 0)
     except Exception as err:  # the last line of the command line: what went wrong, without a traceback
@@ -197,9 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(err, typer.TyperException):
             command = getattr(getattr(err, "ctx", None), "command_path", "omni")
             return _fail(f"{err.format_message().rstrip('.')}. See {command} --help.", 2)
-        return _fail(
-            f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1
-        )
+        return _fail(f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1)
     if code == INTERRUPTED:
         _fail("interrupted. Run the same command again; omni label goes on where it stopped.", code)
     return code
@@ -216,9 +227,7 @@ def bars(labels: dict[str, float], block: str = "█") -> str:
     """
     ranked = sorted(labels.items(), key=lambda item: -item[1])
     width = max(map(len, labels))
-    lines = [
-        f"  {name:{width}}  {block * round(p * BAR)}{' ' * (round(p * BAR) > 0)}{p:.2f}" for name, p in ranked
-    ]
+    lines = [f"  {name:{width}}  {block * round(p * BAR)}{' ' * (round(p * BAR) > 0)}{p:.2f}" for name, p in ranked]
     return "\n".join([f"{ranked[0][0]}  {ranked[0][1]:.2f}", "", *lines])
 
 
@@ -231,9 +240,7 @@ def _print_reasons(answer: Answer) -> None:
         f'heard: "{answer.transcript}"' if answer.transcript else "",
         f"judged from the {ALONE[answer.modalities]} alone" if answer.modalities in ALONE else "",
         f"warnings: {', '.join(answer.warnings)}" if answer.warnings else "",
-        ""
-        if answer.well_formed
-        else "the model's text was not well-formed; the label is the most probable one",
+        "" if answer.well_formed else "the model's text was not well-formed; the label is the most probable one",
     ]
     console = Console(stderr=True, highlight=False)
     for line in (answer.thought, *(f"({note})" for note in notes if note)):

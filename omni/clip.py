@@ -100,8 +100,7 @@ BT601 = 6  # the matrix of RGB -> YUV that we write (SMPTE 170M in ITU-T H.273)
 REASONS = {
     "bad_argument": "cannot be read with frames={frames}, audio={audio}, video={video}. Ask for audio, "
     "video or both, and for one or more frames.",
-    "url_not_allowed": "is a web address or a protocol, not a file. Download it and give the path of the "
-    "file.",
+    "url_not_allowed": "is a web address or a protocol, not a file. Download it and give the path of the file.",
     "not_found": "does not exist. Check the spelling and the folder of the path.",
     "not_a_file": "is not a regular file. Give the path of one clip; a folder of clips goes to `omni label`.",
     "not_allowed_path": "may not be read by this user. Change its permissions, or copy it.",
@@ -430,9 +429,7 @@ class _Budget:
             raise _error("too_long.audio", self.name, limit=self.limits.audio_bytes / 2**20)
 
 
-def _read_media(
-    file: Path, name: str, demuxer: str, frames: int, audio: bool, video: bool, limits: Limits
-) -> Clip:
+def _read_media(file: Path, name: str, demuxer: str, frames: int, audio: bool, video: bool, limits: Limits) -> Clip:
     with _open(file, name, demuxer) as container:
         picture, sound, is_cut = _demux(container, demuxer, name, limits)
         span = _span(picture, sound, name, limits)
@@ -472,9 +469,7 @@ def _open(file: Path, name: str, demuxer: str) -> av.container.InputContainer:
         raise _error("corrupt_media", name) from err
 
 
-def _demux(
-    container: Any, demuxer: str, name: str, limits: Limits
-) -> tuple[_Track | None, _Track | None, bool]:
+def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Track | None, _Track | None, bool]:
     """The packets of the best picture and sound stream, and whether the file breaks off."""
     import av
 

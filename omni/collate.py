@@ -16,21 +16,26 @@ taken away, and the answer is then what is true of the rest:
 """
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from .align import Aligned, phrase_embeddings
 from .answer import QUESTION, format_answer, prompt
+from .clip import read_clip
 from .cues.lexicon import CUES
 from .cues.truth import cue_truth
 from .emotions import EKMAN7
-from .features import ClipFeatures
-from .manifest import Example
+from .errors import ClipError
+from .features import ClipFeatures, FeatureCache
+from .manifest import Example, read_manifest
 
+Encoded = tuple[Example, ClipFeatures, Path]  # with the file of the encoded clip
 CHECKABLE = tuple(name for name, cue in CUES.items() if cue.phrases)  # cues that have words and a truth
 NOTHING = "No face is visible and no voice is heard, so this can only be a guess."
 
@@ -60,12 +65,22 @@ class RowOptions:
     seed: int = 0
 
 
-def sft_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]], options: RowOptions) -> list[dict]:
-    """Rows for the cold start.
+def encode_examples(manifests: Sequence[str], cache: FeatureCache) -> tuple[list[Encoded], list[str]]:
+    """Every readable example of some manifests with its encoded clip, and what was left out and why."""
+    examples = [example for manifest in manifests for example in read_manifest(Path(manifest))]
+    encoded, left_out = [], []
+    for example in track(examples, "encoding clips", disable=not sys.stderr.isatty()):
+        try:
+            clip = read_clip(example.clip, frames=cache.processor.frames)
+        except ClipError as err:
+            left_out.append(str(err))
+            continue
+        encoded.append((example, cache(clip, example.extra.get("text")), cache.path(clip)))
+    return encoded, left_out
 
-    Args:
-        examples: an example, its encoded clip, and the file of the encoded clip.
-    """
+
+def sft_rows(examples: Sequence[Encoded], options: RowOptions) -> list[dict]:
+    """Rows for the cold start."""
     rng = random.Random(options.seed)
     rows = []
     for example, clip, path in examples:
@@ -144,7 +159,7 @@ def vocabulary(model, processor) -> tuple[Tensor, Tensor, float]:
     return cues, labels, float(table.weight.detach().float().square().mean().sqrt())
 
 
-def align_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]]) -> list[Aligned]:
+def align_rows(examples: Sequence[Encoded]) -> list[Aligned]:
     """What each clip shows, by the truth in its manifest row; without truth only the label counts."""
     rows = []
     for example, clip, _ in examples:

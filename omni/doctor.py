@@ -46,9 +46,9 @@ def processor_features() -> list[str]:
 
 def clip_formats() -> list[str]:
     """What the clip reader takes."""
-    from .clip import DECODERS, DEMUXERS
+    from .clip import CODECS, DEMUXERS
 
-    return [f"formats: {DEMUXERS.replace(',', ', ')}, and images", f"codecs: {', '.join(sorted(DECODERS))}"]
+    return [f"formats: {DEMUXERS.replace(',', ', ')}, and images", f"codecs: {', '.join(sorted(CODECS))}"]
 
 
 def weights() -> list[str]:

@@ -159,9 +159,7 @@ def _space(name: str, words: Sequence[str]) -> LabelSpace:
                 code="bad_label",
             )
     if len(labels) < 2:
-        raise LabelError(
-            f"A label space needs at least two labels, got {len(labels)}.", code="bad_label_space"
-        )
+        raise LabelError(f"A label space needs at least two labels, got {len(labels)}.", code="bad_label_space")
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise LabelError(f"'{twice[0]}' stands twice in the label space. Remove one.", code="bad_label_space")

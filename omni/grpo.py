@@ -1,8 +1,8 @@
-"""All contact with TRL's `GRPOTrainer`: clips through its sampling, shuffle and loss, and a step that costs what it must.
+"""All contact with TRL's `GRPOTrainer`: clips through its sampling, shuffle and loss, and a step without waste.
 
-TRL 1.16 carries images through a step and nothing else: a clip would reach `generate` but not the log-probabilities,
-and training would run, silently, on prompts without a clip. The overrides here carry one `ClipFeatures` a row, as a list,
-which TRL shuffles and splits like any other column. What a step does not do twice:
+TRL 1.16 carries images through a step and nothing else: a clip would reach `generate` but not the
+log-probabilities, and training would run, silently, on prompts without a clip. The overrides here carry one
+`ClipFeatures` a row, as a list, which TRL shuffles and splits like any other column. What a step does not do twice:
 
     towers          once a clip, ever (features.py)
     prompt          once a clip in sampling and once in the loss, for all G completions (rollout.py, OmniModel)
@@ -25,10 +25,10 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 from .answer import QUESTION, prompt
+from .collate import Encoded
 from .emotions import LabelSpace, canonical
 from .errors import OmniError
 from .features import ClipFeatures, collate
-from .manifest import Example
 from .rollout import Sampling, can_roll_out, generate_shared, roll_out
 
 MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")  # losses that divide by the number of rows in the micro-batch
@@ -38,11 +38,8 @@ class TrainingError(OmniError):
     """A run that cannot start or go on; the message says what to do."""
 
 
-def grpo_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]], space: LabelSpace) -> list[dict]:
+def grpo_rows(examples: Sequence[Encoded], space: LabelSpace) -> list[dict]:
     """Rows for `OmniGRPOTrainer`: a prompt with the file of the encoded clip, the label, and what rewards may ask for.
-
-    Args:
-        examples: an example, its encoded clip, and the file of the encoded clip.
 
     Raises:
         TrainingError: a label is not in the label space.
@@ -57,7 +54,7 @@ def grpo_rows(examples: Sequence[tuple[Example, ClipFeatures, Path]], space: Lab
                 code="label",
             )
         text = prompt(example.question or QUESTION, space, modalities=clip.modalities, transcript=clip.transcript)
-        part = {"type": "video", "path": str(path), "text": None, "without": []}
+        part: dict = {"type": "video", "path": str(path), "text": None, "without": []}
         content = [part, {"type": "text", "path": None, "text": text, "without": []}]
         facts = {"action_units": example.extra.get("action_units"), "prosody": example.extra.get("prosody")}
         rows.append(
@@ -107,7 +104,9 @@ class OmniGRPOTrainer(GRPOTrainer):
         texts = [part["text"] for m in messages for part in m[0]["content"] if part["type"] == "text"]
         inputs = self.processing_class.ask(clips, texts)
         self._prompts = {name: _to(value, self.accelerator.device) for name, value in inputs.items()}
-        ids = [row[keep.bool()].tolist() for row, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+        ids = [
+            row[keep.bool()].tolist() for row, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
         self._clips = [clips[i] for i in self._copies]
         return [ids[i] for i in self._copies], None, {}
 
@@ -163,7 +162,7 @@ class OmniGRPOTrainer(GRPOTrainer):
         if self._step % every == 0 or self._buffered_inputs is None:
             batch = self._generate_and_score_completions(generation_batch)
             batch = shuffle_groups(batch, self._copies)
-            self._buffered_inputs = split_tensor_dict(batch, self.args.steps_per_generation)
+            self._buffered_inputs: list[dict] | None = split_tensor_dict(batch, self.args.steps_per_generation)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     # --- the loss ----------------------------------------------------------------------------------------------------
@@ -224,8 +223,8 @@ def check_settings(args: GRPOConfig) -> None:
     """
     if args.gradient_checkpointing:
         raise TrainingError(
-            "gradient_checkpointing switches the cache off, which shares a prompt among its completions and saves more. "
-            "Set gradient_checkpointing: false.",
+            "gradient_checkpointing switches the cache off, which shares a prompt among its completions and saves "
+            "more. Set gradient_checkpointing: false.",
             code="settings",
         )
     generation = args.steps_per_generation * args.num_iterations  # micro-steps that one batch of completions serves
@@ -233,8 +232,8 @@ def check_settings(args: GRPOConfig) -> None:
     if args.save_strategy == "steps" and args.save_steps % every:
         near = max(every, round(args.save_steps / every) * every)
         raise TrainingError(
-            f"save_steps {args.save_steps} falls inside a batch of completions that serves {every} steps, so that a run "
-            f"could not go on exactly from there. Set save_steps: {near}.",
+            f"save_steps {args.save_steps} falls inside a batch of completions that serves {every} steps, so that a "
+            f"run could not go on exactly from there. Set save_steps: {near}.",
             code="settings",
         )
 

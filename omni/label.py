@@ -43,9 +43,7 @@ VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .3gp .gif"
 SOUND = ".wav .mp3 .m4a .aac .flac .ogg .opus"
 STILL = ".jpg .jpeg .png .bmp .webp"
 MEDIA = frozenset(f"{VIDEO} {SOUND} {STILL}".split())  # what is taken from a folder
-COLUMNS = frozenset(
-    ("clip", "sha256", "question", "labels", "model", "think", "status")
-)  # what resuming needs
+COLUMNS = frozenset(("clip", "sha256", "question", "labels", "model", "think", "status"))  # what resuming needs
 MESSAGE_LENGTH = 300  # characters of an unforeseen error that a row keeps
 
 
@@ -163,9 +161,7 @@ def find_clips(sources: Iterable[str | Path], question: str | None = None) -> li
     for source in sources:
         clips = _expand(os.path.expanduser(source), default)
         if not clips:
-            raise ClipError(
-                f"There are no clips in {source}. Give files, folders or manifests.", code="no_clips"
-            )
+            raise ClipError(f"There are no clips in {source}. Give files, folders or manifests.", code="no_clips")
         for path, asked in clips:
             found.setdefault(path, asked)
     if not found:

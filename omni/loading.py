@@ -33,6 +33,8 @@ def load(
     device: str = "auto",
     adapter: bool = True,
     merge: bool = True,
+    trainable: bool = False,
+    four_bit: bool = False,
 ):
     """Load a model and its processor.
 
@@ -42,6 +44,8 @@ def load(
         device: "auto" takes a GPU if there is one.
         adapter: False gives the base without its trained adapters (fusion is then untrained).
         merge: fold LoRA into the weights, which makes every token cheaper; False keeps a `PeftModel`.
+        trainable: let the adapters learn, with `merge=False`.
+        four_bit: hold the language model in 4 bits (NF4, arXiv 2305.14314), for training adapters on it.
 
     Returns:
         (model, processor), the model in eval mode.
@@ -51,17 +55,45 @@ def load(
     """
     folder, trained = _resolve(name)
     with _quiet():
-        model = OmniForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        how = {"quantization_config": four_bits()} if four_bit else {}
+        model = OmniForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **how)
         processor = OmniProcessor.from_pretrained(folder)
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    model.to(place)
-    cast_language_model(model, dtype)
+    if four_bit:
+        keep_gradients(model)
+    else:
+        model.to(place)
+        cast_language_model(model, dtype)
     if adapter and trained is not None:
         with _quiet():
-            model = PeftModel.from_pretrained(model, trained, torch_device=str(place))
+            model = PeftModel.from_pretrained(model, trained, is_trainable=trainable, torch_device=str(place))
         if merge:
             model = model.merge_and_unload()
     return model.eval(), processor
+
+
+def four_bits():
+    """The quantisation of QLoRA for the decoder alone; towers, fusion and head are small and stay as they are."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["model.vision_tower", "model.audio_tower", "model.fusion", "lm_head"],
+    )
+
+
+def keep_gradients(model) -> None:
+    """Work around bitsandbytes 0.50.2 on processors with avx512_bf16.
+
+    There, a forward pass in eval mode repacks a 4-bit layer for a kernel that has no gradient, and training after it
+    silently loses what should flow through the layer.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def cast_language_model(model, dtype: str) -> None:

@@ -127,13 +127,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             row = json.loads(text)
         except json.JSONDecodeError as err:
-            raise ManifestError(
-                f"{path}:{line}: no JSON ({err.msg}). Repair the line.", code="bad_row"
-            ) from err
+            raise ManifestError(f"{path}:{line}: no JSON ({err.msg}). Repair the line.", code="bad_row") from err
         if not isinstance(row, dict):
-            raise ManifestError(
-                f"{path}:{line}: wanted a JSON object, got {text.strip()[:40]}.", code="bad_row"
-            )
+            raise ManifestError(f"{path}:{line}: wanted a JSON object, got {text.strip()[:40]}.", code="bad_row")
         yield line, row
 
 

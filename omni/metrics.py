@@ -129,9 +129,7 @@ def recalls(truth: Truth, prediction: Prediction, labels: Labels) -> dict[str, f
     return {label: float(r) for label, r in zip(space.labels, values, strict=True) if not np.isnan(r)}
 
 
-def f1(
-    truth: Truth, prediction: Prediction, labels: Labels, average: Literal["macro", "weighted"] = "macro"
-) -> float:
+def f1(truth: Truth, prediction: Prediction, labels: Labels, average: Literal["macro", "weighted"] = "macro") -> float:
     """F1 in [0, 1]: "macro" is the mean over classes, "weighted" that by their share of the truth (WAF).
 
     A class that occurs in neither truth nor prediction is left out; one that is never right has 0.
@@ -164,9 +162,7 @@ def ece(right: Sequence[bool], confidence: Sequence[float], bins: int = BINS) ->
     """
     hit, conf = np.asarray(right, dtype=float), np.asarray(confidence, dtype=float)  # (N,)
     if hit.shape != conf.shape or hit.ndim != 1 or not hit.size:
-        raise ValueError(
-            f"Wanted two equally long lists that are not empty, got {hit.shape} and {conf.shape}."
-        )
+        raise ValueError(f"Wanted two equally long lists that are not empty, got {hit.shape} and {conf.shape}.")
     if not ((conf >= 0) & (conf <= 1)).all():
         raise ValueError("Confidences must be in [0, 1].")
     bin_of = np.maximum(np.ceil(conf * bins).astype(int) - 1, 0)
@@ -190,9 +186,7 @@ def brier(truth: Truth, probabilities: Sequence[dict[str, float]], labels: Label
     """
     space = label_space(labels)
     if len(truth) != len(probabilities) or not len(truth):
-        raise ValueError(
-            f"{len(truth)} truths but {len(probabilities)} predictions; wanted as many, at least one."
-        )
+        raise ValueError(f"{len(truth)} truths but {len(probabilities)} predictions; wanted as many, at least one.")
     total = 0.0
     for want, p in zip(truth, probabilities, strict=True):
         for label in (want, *p):
@@ -252,6 +246,4 @@ def _recall(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _unknown(label: str, space: LabelSpace) -> LabelError:
-    return LabelError(
-        f"'{label}' is not in {space.name}. Use {', '.join(space.labels)}.", code="unknown_label"
-    )
+    return LabelError(f"'{label}' is not in {space.name}. Use {', '.join(space.labels)}.", code="unknown_label")

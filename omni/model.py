@@ -154,9 +154,7 @@ class OmniModel(OmniPreTrainedModel):
             **clips,
         )
         cache.batch_select_indices(groups)
-        rest = self(
-            input_ids[:, prompt:-1], attention_mask[:, :-1], positions[:, prompt:-1], cache, use_cache=True
-        )
+        rest = self(input_ids[:, prompt:-1], attention_mask[:, :-1], positions[:, prompt:-1], cache, use_cache=True)
         return torch.cat([head.last_hidden_state[groups, -1:], rest.last_hidden_state], 1)
 
     def forward(
@@ -241,7 +239,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         `OmniModel.completions`. This too stands in forward, which is what data-parallel wrappers know.
         The clip inputs are named one by one because `generate` checks keyword names against this signature.
         """
-        if groups is not None:
+        if groups is not None and input_ids is not None and attention_mask is not None:
             clips = {"clip_features": clip_features, "clip_times": clip_times}
             hidden = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
             ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()

@@ -77,15 +77,11 @@ def rig():
         ]
     )
     facing = np.where((vertices[:, 2] > 4) & (np.arange(len(vertices)) < len(head)))[0]
-    landmarks = [
-        facing[np.square(vertices[facing, :2] - point).sum(1).argmin()] for point in landmark_template()
-    ]
+    landmarks = [facing[np.square(vertices[facing, :2] - point).sum(1).argmin()] for point in landmark_template()]
     spot = {name: [0, 6 if "brow" in name else 3 if "eye" in name else -4] for name in SHAPES}
     deltas = {}
     for name, place in spot.items():
-        near = np.flatnonzero((np.square(vertices[:, :2] - place).sum(1) < 9) & (vertices[:, 2] > 0)).astype(
-            np.int32
-        )
+        near = np.flatnonzero((np.square(vertices[:, :2] - place).sum(1) < 9) & (vertices[:, 2] > 0)).astype(np.int32)
         deltas[name] = Delta(near, np.tile(np.float32([0, -0.8, 0]), (len(near), 1)))
     identities = np.random.default_rng(0).normal(0, 0.2, (3, 1, 3)) * np.sign(vertices)
     return Rig(
@@ -158,9 +154,7 @@ def test_the_same_seeds_draw_the_same_picture(rig):
     def frame(person=1, place=1, noise=1):
         scene = render.Scene(place, 48)
         weights = {"jawOpen": 0.5}
-        return render.render(
-            render.Actor(rig, person), scene, weights, (0.1, 0, 0), np.random.default_rng(noise)
-        )
+        return render.render(render.Actor(rig, person), scene, weights, (0.1, 0, 0), np.random.default_rng(noise))
 
     first = frame()
     assert first.shape == (48, 48, 3) and first.dtype == np.uint8
@@ -233,9 +227,7 @@ def test_distractors_are_foreign_weaker_and_possible(emotion):
     own = set().union(*RECIPES[emotion])
     seen = set()
     for seed in range(80):
-        units = sample_action_units(
-            emotion, np.random.default_rng(seed), intensity=1.0, dropout=0.35, distractors=2
-        )
+        units = sample_action_units(emotion, np.random.default_rng(seed), intensity=1.0, dropout=0.35, distractors=2)
         strongest = max((unit.intensity for unit in units.values()), default=0)
         foreign = {name for name in units if name not in own}
         assert len(foreign) <= 2

@@ -72,9 +72,7 @@ def test_bad_form_is_told_and_the_label_still_found(text: str, label: str | None
     assert parse_answer(text) == Parsed(label, thought, False)
 
 
-@pytest.mark.parametrize(
-    ("label", "thought"), [("happy</answer>", ""), ("happy", "so </think> it is"), (" ", "")]
-)
+@pytest.mark.parametrize(("label", "thought"), [("happy</answer>", ""), ("happy", "so </think> it is"), (" ", "")])
 def test_an_answer_that_could_not_be_read_back_is_refused(label: str, thought: str) -> None:
     with pytest.raises(ValueError, match=r"Remove it|Give a word"):
         format_answer(label, thought)
@@ -124,9 +122,7 @@ def test_a_blank_question_is_the_default_question() -> None:
 
 
 def test_an_answer_is_plain_json() -> None:
-    answer = Answer(
-        "sad", 0.75, {"sad": 0.75, "happy": 0.25}, "", "", True, ("audio",), ("no_video",), 1.5, None
-    )
+    answer = Answer("sad", 0.75, {"sad": 0.75, "happy": 0.25}, "", "", True, ("audio",), ("no_video",), 1.5, None)
     row = json.loads(json.dumps(answer.to_dict()))
     assert row["modalities"] == ["audio"] and row["warnings"] == ["no_video"] and row["transcript"] is None
     assert set(row) == set(Answer.__dataclass_fields__)

@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from omni import doctor
 from omni.answer import Answer
 from omni.cli import main
 from omni.errors import ModelError
@@ -43,9 +44,11 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  ask     Ask about one clip: reasons to stderr, answer to stdout.
-  label   Label many clips: one JSON object per line.
-  doctor  Check the installation and run one clip end to end.
+  ask      Ask about one clip: reasons to stderr, answer to stdout.
+  label    Label many clips: one JSON object per line.
+  doctor   Check the installation and run one clip end to end.
+  report   Draw the curves of a training run into RUN/report.html.
+  rewards  Run rewards over saved completions, to see how they can be gamed.
 """
 
 
@@ -156,9 +159,7 @@ def test_a_missing_sense_is_told(run, model: Model, talking_clip: Path, voice_cl
 
 def test_a_malformed_text_is_told(run, model: Model, talking_clip: Path) -> None:
     model.answer = replace(ANSWER, well_formed=False)
-    assert (
-        "(the model's text was not well-formed; the label is the most probable one)\n" in run(talking_clip)[2]
-    )
+    assert "(the model's text was not well-formed; the label is the most probable one)\n" in run(talking_clip)[2]
 
 
 @pytest.mark.parametrize(
@@ -211,9 +212,7 @@ def test_a_fault_of_ours_is_exit_1_and_has_a_traceback_only_on_request(run, talk
     assert code == 1 and err.startswith("Traceback (most recent call last):\n")
 
 
-def test_label_writes_a_table_and_says_what_it_did(
-    run, talking_clip: Path, voice_clip: Path, tmp_path: Path
-) -> None:
+def test_label_writes_a_table_and_says_what_it_did(run, talking_clip: Path, voice_clip: Path, tmp_path: Path) -> None:
     out, space = tmp_path / "out.jsonl", ("--labels", "angry,happy,sad")
     assert run("label", talking_clip, voice_clip, "--out", out, *space) == (
         0,
@@ -233,9 +232,7 @@ def test_label_writes_a_table_and_says_what_it_did(
     assert {**rows[0], "seconds": 0} == {**asked, "seconds": 0, "status": "ok", "error": None}
 
 
-def test_a_model_that_cannot_be_loaded_ends_labelling_at_once(
-    run, talking_clip: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_be_loaded_ends_labelling_at_once(run, talking_clip: Path, tmp_path: Path) -> None:
     code, _, err = run("label", talking_clip, "--out", tmp_path / "out.jsonl", "--model", "broken")
     assert (code, err) == (2, "omni: broken holds no weights. Save one with save_pretrained.\n")
     assert (tmp_path / "out.jsonl").read_text() == ""
@@ -273,10 +270,24 @@ def test_the_bars_are_ascii_where_stdout_is(talking_clip: Path) -> None:
 
 
 def test_the_real_process_exits_as_promised_and_imports_no_torch() -> None:
-    code = (
-        "import sys; from omni.cli import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
-    )
+    code = "import sys; from omni.cli import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code, "none.mp4"], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr.startswith("omni: none.mp4 does not exist.") and done.stderr.count("\n") == 1
+
+
+def test_the_doctor_names_versions_processor_and_formats():
+    lines = [*doctor.versions(), *doctor.processor_features(), *doctor.clip_formats()]
+    text = "\n".join(lines)
+    assert "omni-emotion" in text and "torch 2." in text
+    assert "matroska" in text and "h264" in text and "opus" in text and "language model in" in text
+
+
+def test_rewards_and_report_are_called_with_what_follows(run, tmp_path) -> None:
+    saved = tmp_path / "saved.jsonl"
+    saved.write_text(json.dumps({"completion": "<answer>joy</answer>", "label": "happy"}) + "\n")
+    code, out, _ = run("rewards", saved, "--rewards", "accuracy", "--json")
+    assert code == 0 and json.loads(out)["rewards"]["accuracy"]["mean"] == 1.0
+    code, out, err = run("report", tmp_path)
+    assert (code, out) == (2, "") and "output_dir" in err and "\n" not in err.strip()

@@ -21,9 +21,7 @@ from omni.clip import RATE, REASONS, Clip, Limits, is_silent, read_clip, write_c
 from omni.errors import ClipError
 from tests.media import make_clip, numbers, picture, tone
 
-BROWSER = (
-    Path(__file__).parent / "assets" / "browser_nodur.webm"
-)  # recorded by a browser: no duration anywhere
+BROWSER = Path(__file__).parent / "assets" / "browser_nodur.webm"  # recorded by a browser: no duration anywhere
 MID_BINS = [1, 4, 7, 10, 14, 17, 20, 23]  # of 8 in 25 pictures: (i + 1/2) · 25 / 8
 
 KINDS: dict[str, dict] = {
@@ -66,9 +64,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_container_and_codec_gives_the_same_mid_bin_pictures_and_sound(
-    kind: str, tmp_path: Path
-) -> None:
+def test_every_container_and_codec_gives_the_same_mid_bin_pictures_and_sound(kind: str, tmp_path: Path) -> None:
     clip = read_clip(make_clip(tmp_path / kind, **KINDS[kind]))
     assert clip.frames is not None and clip.wave is not None
     assert numbers(clip.frames) == MID_BINS
@@ -155,11 +151,7 @@ def test_a_rotated_recording_comes_out_upright(rotation: int, tmp_path: Path) ->
 def test_large_pictures_are_shrunk_and_keep_their_shape(tmp_path: Path) -> None:
     wide = read_clip(make_clip(tmp_path / "hd.mp4", pictures=3, size=(1280, 720), sounds=[]), frames=3)
     tall = read_clip(make_clip(tmp_path / "tall.mp4", pictures=3, size=(360, 720), sounds=[]), frames=1)
-    assert (
-        wide.frames is not None
-        and wide.frames.shape == (3, 360, 640, 3)
-        and numbers(wide.frames) == [0, 1, 2]
-    )
+    assert wide.frames is not None and wide.frames.shape == (3, 360, 640, 3) and numbers(wide.frames) == [0, 1, 2]
     assert tall.frames is not None and tall.frames.shape == (1, 640, 320, 3)
 
 
@@ -197,9 +189,7 @@ def test_a_clip_with_fewer_pictures_than_asked_for_repeats_them_with_their_times
     np.testing.assert_allclose(clip.times, [0, 0, 0.1, 0.1, 0.2, 0.2])
 
 
-@pytest.mark.parametrize(
-    "kind", ["h264.mp4", "hevc.mp4", "vp9.webm", "mpeg4.mp4", "mpeg2.mpg", "refresh.mkv"]
-)
+@pytest.mark.parametrize("kind", ["h264.mp4", "hevc.mp4", "vp9.webm", "mpeg4.mp4", "mpeg2.mpg", "refresh.mkv"])
 def test_leaving_out_pictures_that_nobody_needs_changes_no_pixel(kind: str, tmp_path: Path) -> None:
     """Equivalence: 5 of 60 pictures over several groups = the same rows of all 60."""
     more: dict[str, dict] = {
@@ -221,9 +211,7 @@ def test_leaving_out_pictures_that_nobody_needs_changes_no_pixel(kind: str, tmp_
     np.testing.assert_array_equal(few.times, every.times[[6, 18, 30, 42, 54]])
 
 
-def test_a_long_recording_decodes_only_the_groups_of_its_picks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_recording_decodes_only_the_groups_of_its_picks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_clip(tmp_path / "long.mp4", pictures=240, fps=1, sounds=[], options={"g": "10"})
     decoded = []
     decode = clip_module._Budget.decode
@@ -261,9 +249,7 @@ def test_sound_that_starts_late_keeps_its_place_on_the_clock(tmp_path: Path) -> 
         container.mux(sound.encode(None))
     wave = read_clip(tmp_path / "late.mkv").wave
     assert wave is not None and len(wave) == pytest.approx(2 * RATE, abs=32)
-    loud = [
-        not is_silent(wave[int(a * RATE) : int(b * RATE)]) for a, b in ((0, 0.48), (0.52, 0.98), (1.02, 1.48))
-    ]
+    loud = [not is_silent(wave[int(a * RATE) : int(b * RATE)]) for a, b in ((0, 0.48), (0.52, 0.98), (1.02, 1.48))]
     assert loud == [False, True, False] and not is_silent(wave[int(1.52 * RATE) :])
 
 
@@ -483,9 +469,7 @@ def assert_is_advice(message: str, code: str) -> None:
 
 
 def test_every_reason_says_what_to_do() -> None:
-    verbs = (
-        r"\b(Give|Ask|Download|Check|Change|Record|Copy|Cut|Keep|Convert|Use|Unmute|Shrink|raise|must|why)\b"
-    )
+    verbs = r"\b(Give|Ask|Download|Check|Change|Record|Copy|Cut|Keep|Convert|Use|Unmute|Shrink|raise|must|why)\b"
     for reason, text in REASONS.items():
         assert re.search(verbs, text), reason
 
@@ -652,9 +636,7 @@ def test_damaged_packets_are_counted_and_the_rest_is_used(tmp_path: Path) -> Non
         (Limits(wall_seconds=-1), "decode_timeout", "Limits(wall_seconds=…)"),
     ],
 )
-def test_each_limit_refuses_with_its_code_and_names_itself(
-    limits: Limits, code: str, advice: str, talk: Path
-) -> None:
+def test_each_limit_refuses_with_its_code_and_names_itself(limits: Limits, code: str, advice: str, talk: Path) -> None:
     with pytest.raises(ClipError) as caught:
         read_clip(talk, limits=limits)
     assert caught.value.code == code and advice in str(caught.value)
@@ -666,9 +648,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -
     def chunk(kind: bytes, content: bytes) -> bytes:
         import zlib
 
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     for side in (10_000, 30_000):  # where Pillow warns, and where it raises
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)

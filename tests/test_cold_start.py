@@ -55,7 +55,13 @@ def test_a_clip_gives_a_reasoned_and_a_plain_answer():
     [
         ({"mute": 1.0}, "happy", FACTS["rationale_mute"], "The clip has picture only.", {"audio", "prosody"}),
         ({"blind": 1.0}, "angry", FACTS["rationale_blind"], "The clip has sound only.", {"video", "expression"}),
-        ({"plain": 1.0, "misread": 1.0}, "angry", FACTS["rationale_plain"], "The clip has picture and sound.", {"video"}),
+        (
+            {"plain": 1.0, "misread": 1.0},
+            "angry",
+            FACTS["rationale_plain"],
+            "The clip has picture and sound.",
+            {"video"},
+        ),
     ],
 )
 def test_what_is_taken_away_is_not_in_the_answer(change, label, thought, opening, gone):

@@ -65,9 +65,7 @@ def test_gguf_of_another_kind_is_refused(tmp_path):
         convert.read_gguf(tmp_path / "not.gguf")
 
 
-def ctranslate2_file(
-    path: Path, variables: dict[str, np.ndarray], aliases: dict[str, str], rest: bytes = b""
-) -> Path:
+def ctranslate2_file(path: Path, variables: dict[str, np.ndarray], aliases: dict[str, str], rest: bytes = b"") -> Path:
     def text(word: str) -> bytes:
         return struct.pack("<H", len(word) + 1) + word.encode() + b"\0"
 
@@ -83,9 +81,7 @@ def ctranslate2_file(
 
 def test_ctranslate2_gives_back_variables_and_aliases(tmp_path):
     weights = {"a/weight": np.arange(6, dtype=np.float16).reshape(2, 3), "heads": np.array(6, np.int16)}
-    read = convert.read_ctranslate2(
-        ctranslate2_file(tmp_path / "model.bin", weights, {"b/weight": "a/weight"})
-    )
+    read = convert.read_ctranslate2(ctranslate2_file(tmp_path / "model.bin", weights, {"b/weight": "a/weight"}))
     assert list(read) == ["a/weight", "heads", "b/weight"] and int(read["heads"]) == 6
     np.testing.assert_array_equal(read["b/weight"], weights["a/weight"])
     with pytest.raises(ValueError, match="goes on after its end"):
@@ -166,9 +162,7 @@ def test_the_language_model_speaks_and_stops(files):
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.eos_token) == (2, 2, "<|im_end|>")
     assert tokenizer.decode(range(17), skip_special_tokens=True) == ""
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     ids = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert tokenizer.decode(ids) == "The capital of France is Paris.<|im_end|>"
 
@@ -179,9 +173,7 @@ def test_whisper_writes_down_an_example_clip(files):
     clip = ROOT / "examples/clips/happy.mp4"
     if not clip.exists():
         pytest.skip("examples/clips/happy.mp4 is not there")
-    model, tokenizer, extractor = convert.whisper(
-        files["whisper"], files["whisper_config"], files["whisper_tokenizer"]
-    )
+    model, tokenizer, extractor = convert.whisper(files["whisper"], files["whisper_config"], files["whisper_tokenizer"])
     sound = extractor(read_clip(clip, video=False).wave, sampling_rate=16000, return_tensors="pt")
     ids = model.generate(sound.input_features)[0]
     text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -195,9 +187,7 @@ def test_folding_the_batch_norms_changes_nothing(files):
     net.load_state_dict(convert.expression(files["expression"]))
     crops = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(
-            net(crops)[0], keras_walk(files["expression"], crops * 2 - 1), atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(net(crops)[0], keras_walk(files["expression"], crops * 2 - 1), atol=1e-5, rtol=1e-4)
 
 
 def keras_walk(path: Path, x: torch.Tensor) -> torch.Tensor:
@@ -216,9 +206,7 @@ def keras_walk(path: Path, x: torch.Tensor) -> torch.Tensor:
                 lambda key, item, w=weights: w.update({key.split("/")[-1][:-2]: torch.from_numpy(item[()])})
                 if isinstance(item, h5py.Dataset) else None
             )  # fmt: skip
-            inputs = (
-                [values[node[0]] for node in layer["inbound_nodes"][0]] if layer["inbound_nodes"] else [x]
-            )
+            inputs = [values[node[0]] for node in layer["inbound_nodes"][0]] if layer["inbound_nodes"] else [x]
             values[name] = keras_layer(layer["class_name"], config, weights, inputs)
     return values[name]
 

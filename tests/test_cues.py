@@ -32,9 +32,7 @@ def test_every_phrase_reads_back_as_its_own_cue_and_no_other(cue):
                     assert read(text) == {(cue.name, polarity)}, text
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [(a, b) for a in WRITTEN for b in WRITTEN if a.name < b.name][::7]
-)
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a in WRITTEN for b in WRITTEN if a.name < b.name][::7])
 def test_two_phrases_in_one_sentence_are_two_claims(first, second):
     text = f"The {first.phrases[0]}, the {second.phrases[-1]} and nothing more."
     assert {(first.name, 1), (second.name, 1)} == read(text), text
@@ -107,9 +105,7 @@ def test_free_wording_is_understood(text, expected):
 
 
 def test_a_cue_said_twice_counts_once():
-    assert (
-        len(claims("The brows are furrowed. A frown line shows, and the eyebrows are drawn together.")) == 1
-    )
+    assert len(claims("The brows are furrowed. A frown line shows, and the eyebrows are drawn together.")) == 1
 
 
 def test_claims_know_their_sense_and_sentence():
@@ -173,9 +169,7 @@ def test_strength_is_counted_in_thresholds_and_named_by_a_word():
 
 def test_a_text_is_scored_claim_by_claim():
     truth = cue_truth({"AU4": 0.8, "AU12": 0.2}, QUIET_VOICE)
-    score = claim_precision(
-        "The brows are lowered, the eyes widen, the lips smile and the voice is loud.", truth
-    )
+    score = claim_precision("The brows are lowered, the eyes widen, the lips smile and the voice is loud.", truth)
     assert score == ClaimScore(supported=1, contradicted=1, uncheckable=2)
     assert (score.total, score.precision) == (4, 0.5)
 

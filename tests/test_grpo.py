@@ -1,19 +1,27 @@
 """GRPO: clips through TRL's shuffle and split, a step that shares prompts, what is skipped, what is refused."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from trl import GRPOConfig
 
+from omni.clip import write_clip
 from omni.emotions import EKMAN7, label_space
 from omni.features import encode_clip, write_features
 from omni.grpo import OmniGRPOTrainer, TrainingError, check_settings, distinct_rows, grpo_rows, shuffle_groups
-from omni.manifest import Example
+from omni.loading import load
+from omni.manifest import Example, write_manifest
 from omni.model import score_tokens
 from omni.tiny import tiny
 from tests.clips import make_clip
@@ -86,9 +94,7 @@ def ours(trainer: OmniGRPOTrainer, inputs: dict) -> torch.Tensor:
     trainer._clips = inputs["clips"]
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    return trainer._get_per_token_logps_and_entropies(
-        trainer.model, ids, mask, inputs["completion_ids"].shape[1]
-    )[0]
+    return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, inputs["completion_ids"].shape[1])[0]
 
 
 def gradients(trainer: OmniGRPOTrainer, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -139,7 +145,9 @@ def test_a_step_moves_fusion_and_language_model(tmp_path, lora, beta):
     trainer = make_trainer(tmp_path, lora=lora, beta=beta)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
-    moved = {name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])}
+    moved = {
+        name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])
+    }
     assert any("fusion" in name for name in moved) and any("language_model" in name for name in moved)
     assert not any("tower" in name for name in moved)
 
@@ -257,3 +265,76 @@ def test_chunks_change_nothing():
     assert torch.allclose(scored.entropy, entropy, atol=1e-5)
     one = torch.autograd.grad(expected.sum(), head.weight)[0]
     assert torch.allclose(one, torch.autograd.grad(scored.log_probs.sum(), head.weight)[0], atol=1e-6)
+
+
+def test_the_script_trains_leaves_out_what_cannot_be_read_and_resumes(tmp_path):
+    """Real data files, the real script, TRL's own trainer and our rewards; the model is random and tiny."""
+    model, processor = tiny()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    rng = np.random.default_rng(0)
+    examples = [Example(tmp_path / "missing.mp4", "happy")]
+    for i, label in enumerate(("happy", "angry")):
+        frames = rng.integers(0, 255, (4, 48, 48, 3), dtype=np.uint8)
+        wave = rng.normal(0, 0.1, 16000).astype(np.float32)
+        write_clip(tmp_path / f"{i}.mp4", frames=frames, fps=4.0, wave=wave)
+        examples.append(Example(tmp_path / f"{i}.mp4", label))
+    write_manifest(tmp_path / "train.jsonl", examples)
+    command = [
+        sys.executable, "train_grpo.py", "--config", "configs/grpo_default.yaml",
+        "--train", str(tmp_path / "train.jsonl"), "--model", str(tmp_path / "base"),
+        "--features", str(tmp_path / "features"), "--output_dir", str(tmp_path / "out"),
+        "--rewards", "format", "length", "--per_device_train_batch_size", "8", "--num_generations", "4",
+        "--max_completion_length", "8", "--save_steps", "1", "--bf16", "false", "--disable_tqdm", "true",
+        "--save_completions", "1",
+    ]  # fmt: skip
+    for steps in ("1", "2"):
+        resume = ["--resume_from_checkpoint", "true"] if steps == "2" else []
+        done = subprocess.run([*command, *resume, "--max_steps", steps], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "missing.mp4" in done.stderr and "2 clips, 1 left out" in done.stdout
+    assert json.loads((tmp_path / "out/checkpoint-2/trainer_state.json").read_text())["global_step"] == 2
+    adapted, _ = load(tmp_path / "out", merge=False)
+    assert "fusion" in str([n for n, _ in adapted.named_parameters() if "modules_to_save" in n])
+    broken = subprocess.run([*command, "--rewards", "kindness"], capture_output=True, text=True)
+    assert broken.returncode != 0 and "kindness" in broken.stderr and "Traceback" not in broken.stderr
+
+
+def test_four_bits_keep_the_gradient_after_a_forward_in_eval_mode(tmp_path):
+    """bitsandbytes 0.50.2 loses it on processors with avx512_bf16 unless it is told not to repack."""
+    base, processor = tiny()
+    base.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    model, processor = load(tmp_path / "base", four_bit=True)
+    assert type(model.model.language_model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    model = get_peft_model(model, LORA)
+    clip = encode_clip(model, processor, make_clip(1.0, 0))
+    inputs = processor.ask([clip], ["What is it?"])
+
+    def reached() -> set[str]:
+        model.zero_grad()
+        model.train()
+        model(**inputs).logits.float().square().mean().backward()
+        return {n for n, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().sum()) > 0}
+
+    before = reached()
+    with torch.no_grad():
+        model.eval()(**inputs)
+    assert reached() == before and any("fusion" in name for name in before)
+
+
+@pytest.mark.parametrize("name", ["zero3.json", "fsdp2.yaml"])
+def test_the_configurations_for_many_gpus_parse(name):
+    path = Path(__file__).parent.parent / "configs" / name
+    if name.endswith("json"):
+        config = HfDeepSpeedConfig(json.loads(path.read_text()))
+        assert config.is_zero3() and config.get_value("bf16.enabled") == "auto"
+    else:
+        config = load_config_from_file(str(path))
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=config.fsdp_config["fsdp_version"],
+            auto_wrap_policy=config.fsdp_config["fsdp_auto_wrap_policy"],
+            state_dict_type=config.fsdp_config["fsdp_state_dict_type"],
+            reshard_after_forward=config.fsdp_config["fsdp_reshard_after_forward"],
+        )
+        assert config.distributed_type == "FSDP" and plugin.fsdp_version == 2

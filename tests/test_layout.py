@@ -131,9 +131,7 @@ def test_nothing_light_imports_torch(statement: str) -> None:
 
 def test_help_takes_under_half_a_second_of_cpu() -> None:
     command = [sys.executable, "-m", "omni.cli", "--help"]
-    best = min(
-        _cpu_seconds(command) for _ in range(3)
-    )  # the least of three: others may be busy on this machine
+    best = min(_cpu_seconds(command) for _ in range(3))  # the least of three: others may be busy on this machine
     assert best < 0.5
 
 
@@ -214,9 +212,7 @@ def test_the_wheel_holds_the_trained_weights_whole(wheel: Path) -> None:
 
 def test_the_installed_wheel_can_be_imported(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)  # what pip does with a pure wheel
-    code = (
-        "import omni, omni.rewards.accuracy, omni.data, omni.data.rationale, omni.cli; print(omni.__file__)"
-    )
+    code = "import omni, omni.rewards.accuracy, omni.data, omni.data.rationale, omni.cli; print(omni.__file__)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -13,9 +13,7 @@ from omni.manifest import FORMATS, Example, read_manifest, write_manifest
 
 def examples(folder: Path) -> list[Example]:
     return [
-        Example(
-            folder / "a.mp4", "happy", 'She said "oh",\nthen smiled.', "Why?", {"speaker": "03", "täke": "7"}
-        ),
+        Example(folder / "a.mp4", "happy", 'She said "oh",\nthen smiled.', "Why?", {"speaker": "03", "täke": "7"}),
         Example(folder / "clips" / "b.wav", None, None, None, {"speaker": "04"}),
         Example(Path("/elsewhere/c d.mkv"), "sad", extra={}),
     ]
@@ -50,11 +48,7 @@ def test_a_manifest_moves_with_its_folder(tmp_path: Path) -> None:
 def test_a_relative_manifest_path_means_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_manifest("m.jsonl", [Example(Path("clips/a.mp4"))])
-    assert (
-        read_manifest("m.jsonl")
-        == read_manifest(tmp_path / "m.jsonl")
-        == [Example(tmp_path / "clips" / "a.mp4")]
-    )
+    assert read_manifest("m.jsonl") == read_manifest(tmp_path / "m.jsonl") == [Example(tmp_path / "clips" / "a.mp4")]
 
 
 def test_a_failed_write_leaves_the_old_manifest(tmp_path: Path) -> None:
@@ -86,9 +80,7 @@ def test_a_file_as_windows_writes_it_is_read(tmp_path: Path) -> None:
         ("m.txt", "", r"Use \.jsonl, \.csv, \.parquet"),
     ],
 )
-def test_an_error_names_the_line_and_what_to_do(
-    name: str, content: str | bytes, message: str, tmp_path: Path
-) -> None:
+def test_an_error_names_the_line_and_what_to_do(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ManifestError, match=message):
         read_manifest(tmp_path / name)

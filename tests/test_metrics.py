@@ -60,12 +60,8 @@ def test_values_are_those_of_scikit_learn() -> None:
 def test_values_agree_with_scikit_learn_where_it_is_installed() -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     truth, prediction = sample()
-    assert uar(truth, prediction, "ekman7") == pytest.approx(
-        sklearn.balanced_accuracy_score(truth, prediction)
-    )
-    assert f1(truth, prediction, "ekman7") == pytest.approx(
-        sklearn.f1_score(truth, prediction, average="macro")
-    )
+    assert uar(truth, prediction, "ekman7") == pytest.approx(sklearn.balanced_accuracy_score(truth, prediction))
+    assert f1(truth, prediction, "ekman7") == pytest.approx(sklearn.f1_score(truth, prediction, average="macro"))
 
 
 def test_a_missing_answer_counts_as_wrong_and_is_never_dropped() -> None:

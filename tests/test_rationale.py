@@ -54,9 +54,7 @@ def sample(rng) -> Sample:
         modalities = (str(rng.choice(modalities)),)
     units = {unit: rng.uniform(0.3, 1.2) for unit in FACES[face] if rng.random() < 0.65}
     units |= {unit: rng.uniform(0.1, 0.6) for unit in rng.choice(DISTRACTORS, rng.integers(3))}
-    prosody = {
-        name: mean + rng.normal(0, sd) for name, mean, sd in zip(DELTAS, VOICES[voice], SPREAD, strict=True)
-    }
+    prosody = {name: mean + rng.normal(0, sd) for name, mean, sd in zip(DELTAS, VOICES[voice], SPREAD, strict=True)}
     measured = (units if "video" in modalities else None, prosody if "audio" in modalities else None)
     truth = cue_truth(*measured)
     text = write_rationale(
@@ -177,9 +175,7 @@ def test_time_words_follow_the_onsets():
 def test_intensity_words_follow_the_strength():
     truth = cue_truth({"AU12": 1.1}, None)
     texts = " ".join(
-        write_rationale(
-            truth, "happy", np.random.default_rng(seed), intensities=cue_strength({"AU12": 1.1}, None)
-        )
+        write_rationale(truth, "happy", np.random.default_rng(seed), intensities=cue_strength({"AU12": 1.1}, None))
         for seed in range(100)
     )
     assert "strongly" in texts

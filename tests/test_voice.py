@@ -55,9 +55,7 @@ def test_the_pitch_of_a_tone_is_found_within_one_percent(hertz):
     assert measure(tone(hertz)).f0_hz == pytest.approx(hertz, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    "weights", [(0.1, 1, 0.3, 0.6), (0, 1, 1, 1, 1), (1, 0, 0.8, 0, 0.6), (0.2, 0.2, 1, 0.2)]
-)
+@pytest.mark.parametrize("weights", [(0.1, 1, 0.3, 0.6), (0, 1, 1, 1, 1), (1, 0, 0.8, 0, 0.6), (0.2, 0.2, 1, 0.2)])
 def test_a_strong_overtone_or_a_missing_fundamental_is_no_octave_error(weights):
     assert measure(tone(140, weights=weights)).f0_hz == pytest.approx(140, rel=0.01)
 

@@ -147,9 +147,7 @@ def _negated(sentence: str, match: re.Match[str], *, own_negation: bool) -> bool
 
 @cache
 def _data() -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(
-        resources.files("omni.cues").joinpath("lexicon.json").read_text("utf-8")
-    )
+    data: dict[str, Any] = json.loads(resources.files("omni.cues").joinpath("lexicon.json").read_text("utf-8"))
     return data
 
 

@@ -64,9 +64,7 @@ class ClaimScore:
         )
 
 
-def cue_truth(
-    action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None
-) -> dict[str, bool | None]:
+def cue_truth(action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None) -> dict[str, bool | None]:
     """Says of each checkable cue whether it is there.
 
     Args:
@@ -84,9 +82,7 @@ def cue_truth(
     return {cue.name: _truth(cue, measured) for cue, measured in _checkable(action_units, prosody)}
 
 
-def cue_strength(
-    action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None
-) -> dict[str, float]:
+def cue_strength(action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None) -> dict[str, float]:
     """How strong each cue is that is there, in multiples of its `present` limit (>= 1), for `lexicon.degree`.
 
     >>> cue_strength({"AU4": 0.7}, {"pitch_st": -4.0})

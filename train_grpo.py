@@ -1,0 +1,133 @@
+"""Reinforcement learning with verifiable rewards (GRPO, arXiv 2402.03300), after the cold start.
+
+    python train_grpo.py --config configs/grpo_default.yaml
+    torchrun --nproc_per_node 2 train_grpo.py --config …      several GPUs; ACCELERATE_USE_CPU=true before it: processes
+
+Needs labels only, no reasons: the model samples G answers to each clip, rewards score them, and what scored better than
+the group's mean becomes likelier. Every clip is encoded once; the step is in `omni/grpo.py`, the objective with its
+equations in `docs/grpo.md`. All settings of TRL's GRPOConfig can be given beside those of `Run`.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, TrlParser
+
+from omni.collate import encode_examples
+from omni.emotions import label_space
+from omni.errors import OmniError
+from omni.features import FeatureCache
+from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
+from omni.loading import load
+from rewards import DEFAULT, needed_columns, select
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class Run:
+    """What is trained, on what, for which rewards.
+
+    Attributes:
+        train: manifests with `label`.
+        model: where to start, as `omni.loading.load` takes it; after a cold start its adapter goes on learning.
+        features: folder for encoded clips; shared by all runs with the same towers.
+        labels: the label space.
+        rewards: names of rewards; their weights are `reward_weights`.
+        lora_rank, lora_alpha: a new LoRA, where the model has none.
+        full: train all weights of the language model and the fusion adapter instead.
+        load_in_4bit: hold the language model in 4 bits (QLoRA).
+        save_completions: write completions with their rewards to completions.jsonl every so many steps.
+    """
+
+    train: list[str] = field(default_factory=list)
+    model: str = "default"
+    features: str = "features"
+    labels: str = "ekman7"
+    rewards: list[str] = field(default_factory=lambda: list(DEFAULT))
+    lora_rank: int = 16
+    lora_alpha: int = 128
+    full: bool = False
+    load_in_4bit: bool = False
+    save_completions: int = 10
+
+
+def start(run: Run):
+    """The model with what is to learn switched on, and its processor."""
+    if run.full and run.load_in_4bit:
+        raise TrainingError("Weights in 4 bits cannot be trained: leave out --full or --load_in_4bit.", code="settings")
+    model, processor = load(run.model, merge=run.full, trainable=not run.full, four_bit=run.load_in_4bit)
+    if run.full:
+        model.requires_grad_(False)
+        model.float()  # an optimizer's small steps vanish in bfloat16
+        model.model.language_model.requires_grad_(True)
+        model.model.fusion.requires_grad_(True)
+    elif not isinstance(model, PeftModel):
+        model.requires_grad_(False)
+        lora = LoraConfig(
+            r=run.lora_rank, lora_alpha=run.lora_alpha, target_modules=LORA_TARGETS, modules_to_save=["fusion"]
+        )
+        model = get_peft_model(model, lora)
+        model.peft_config["default"].base_model_name_or_path = run.model
+    return model, processor
+
+
+def train(run: Run, args: GRPOConfig) -> None:
+    """Encode, train, save."""
+    torch.manual_seed(args.seed)
+    chosen = select(run.rewards, args.reward_weights)
+    args.reward_weights = chosen.weights
+    args.ddp_find_unused_parameters = False  # frozen towers have no gradients to wait for
+    model, processor = start(run)
+    encoded, left_out = encode_examples(run.train, FeatureCache(run.features, model, processor))
+    for message in left_out:
+        print(f"left out: {message}", file=sys.stderr)
+    rows = grpo_rows(encoded, label_space(run.labels))
+    if not rows:
+        raise TrainingError("No clip is left to train on. Give manifests with --train.", code="no_clips")
+    for name in run.rewards:
+        if missing := [column for column in needed_columns(name) if column not in rows[0]]:
+            raise TrainingError(f"The reward {name!r} needs the columns {missing}, which no row has.", code="columns")
+    print(f"{len(rows)} clips, {len(left_out)} left out; rewards: {', '.join(run.rewards)}", flush=True)
+    trainer = OmniGRPOTrainer(
+        model,
+        chosen.functions,
+        args,
+        save_completions=run.save_completions,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=processor,
+    )
+    resume = args.resume_from_checkpoint
+    if resume in ("true", "True", True):
+        resume = get_last_checkpoint(args.output_dir)
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        final = trainer.accelerator.unwrap_model(trainer.model)
+        adapters = {"selected_adapters": ["default"]} if isinstance(final, PeftModel) else {}  # not the reference
+        final.save_pretrained(args.output_dir, **adapters)
+        if not adapters:
+            processor.save_pretrained(args.output_dir)
+
+
+def main() -> None:
+    """Parse and train; an error that the user can mend is one line."""
+    if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
+        sys.argv += ["--use_cpu", "true"]  # else TrainingArguments refuses bf16
+    run, args = TrlParser((Run, GRPOConfig)).parse_args_and_config()
+    try:
+        train(run, args)
+    except OmniError as err:
+        sys.exit(f"train_grpo: {err}")
+
+
+if __name__ == "__main__":
+    main()
