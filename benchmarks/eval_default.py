@@ -21,6 +21,8 @@ import typer
 from rich.progress import track
 
 from omni.clip import read_clip
+from omni.cues.lexicon import CUES
+from omni.cues.lexicon import claims as cue_claims
 from omni.cues.truth import claim_precision, cue_truth
 from omni.emotions import EKMAN7, label_space
 from omni.features import ClipFeatures, FeatureCache
@@ -69,7 +71,9 @@ def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> dict:
 def shuffled_sound(clips: Sequence[ClipFeatures], seed: int = 0) -> list[ClipFeatures]:
     """Every clip with the sound of another one."""
     donors = [c for c in clips if "audio" in c.modalities]
-    order = np.roll(np.random.default_rng(seed).permutation(len(donors)), 1)
+    ring = np.random.default_rng(seed).permutation(len(donors))
+    order = np.empty_like(ring)
+    order[ring] = np.roll(ring, 1)  # one cycle through all, so that no clip keeps its own
     swapped, sound = [], iter(order)
     for clip in clips:
         if "audio" not in clip.modalities:
@@ -154,6 +158,12 @@ def claims(rows, answers) -> dict:
         "supported": supported,
         "contradicted": contradicted,
         "uncheckable": sum(s.uncheckable for s in scores),
+        "voice claims in mute clips": sum(
+            CUES[claim.cue].modality == "voice"
+            for (_, c), a in zip(rows, answers, strict=True)
+            if "audio" not in c.modalities
+            for claim in cue_claims(a.thought)
+        ),
     }
 
 
@@ -182,6 +192,36 @@ def real(model, processor, cache: FeatureCache, examples: Sequence[Example], fra
             for e, a, f in list(zip(examples, answers, fast, strict=True))[:12]
         ],
     }
+
+
+def markdown(result: dict) -> str:
+    """The measurements as the tables of `docs/results.md`."""
+    lines = ["| answers | clip | UAR, face and voice agree | UAR, they conflict | UAR, all |", "|---|---|---|---|---|"]
+    ours = result["held-out actors"]
+    for mode in ("think", "no-think"):
+        for name, groups in ours[mode].items():
+            cells = (f"{groups[g]['uar']:.3f} ({groups[g]['clips']})" for g in ("agree", "conflict", "all"))
+            lines.append(f"| {mode} | {name} | {' | '.join(cells)} |")
+    found = ours["claims"]
+    changed = ours["answers changed by another clip's sound, conflict clips"]
+    lines += [
+        "",
+        f"Well formed: {ours['well formed']:.3f}. Cue claims: {found['per rationale']:.2f} a rationale, precision "
+        f"{found['precision']:.3f} ({found['supported']} supported, {found['contradicted']} contradicted, "
+        f"{found['uncheckable']} not checkable); in clips without sound {found['voice claims in mute clips']} about a "
+        f"voice. Expected calibration error: {ours['ece']['think']:.3f} with thinking, {ours['ece']['no-think']:.3f} "
+        f"without. Another clip's sound changes {changed:.0%} of the answers to conflict clips.",
+        "",
+        "| real clips | number | accuracy, think | accuracy, no-think | answers, think |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("emodb 15, 16", "grid", "clips"):
+        if name in result:
+            real_set = result[name]
+            told = ", ".join(f"{label} {count}" for label, count in sorted(real_set["answers"].items()))
+            think, fast = real_set["think"], real_set["no-think"]
+            lines.append(f"| {name} | {think['clips']} | {think['war']:.2f} | {fast['war']:.2f} | {told} |")
+    return "\n".join(lines)
 
 
 def main(
@@ -217,7 +257,7 @@ def main(
     examples = read_manifest(test)[: limit or None]
     rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
     held_out(net, processor, rows, save)
-    typer.echo(out)
+    typer.echo(markdown(result))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """GRPO: clips through TRL's shuffle and split, a step that shares prompts, what is skipped, what is refused."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +16,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from trl import GRPOConfig
 
 from omni.clip import write_clip
@@ -338,3 +341,26 @@ def test_the_configurations_for_many_gpus_parse(name):
             reshard_after_forward=config.fsdp_config["fsdp_reshard_after_forward"],
         )
         assert config.distributed_type == "FSDP" and plugin.fsdp_version == 2
+
+
+def test_two_processes_give_the_gradient_of_one(tmp_path):
+    worker, environment = str(Path(__file__).parent / "grpo_worker.py"), os.environ | {"OMP_NUM_THREADS": "1"}
+    one = [sys.executable, worker, str(tmp_path / "a"), str(tmp_path / "one.safetensors"), str(2 * G)]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    two = [sys.executable, *launch, worker, str(tmp_path / "b"), str(tmp_path / "two.safetensors"), str(G)]
+    for command, count in ((one, 1), (two, 2)):
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment | {"ACCELERATE_USE_CPU": "true"}, timeout=120
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"processes {count}" in done.stdout
+    alone, together = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+    assert alone.keys() == together.keys() and len(alone) > 10
+    for name, value in alone.items():
+        assert (value - together[name]).norm() <= 1e-5 * value.norm() + 1e-9, name
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
