@@ -113,12 +113,12 @@ def gradient(model) -> dict[str, Tensor]:
 
 def our_step(model, processor, clips, texts, group: int, sampling: Sampling, advantages: Tensor):
     """One step our way: completions, gradient and phases. Clips are encoded before, as after the first epoch."""
-    phases, inner = Phases(), model.get_base_model()
+    phases = Phases()
     encoded = [encode_clip(model, processor, clip, "said") for clip in clips]
     inputs = processor.ask(encoded, texts)
     copies = [i for i in range(len(clips)) for _ in range(group)]
     with phases("sampling"):
-        rows = roll_out(inner, inputs, copies, sampling)
+        rows = roll_out(model, inputs, copies, sampling)
     completions = torch.tensor(rows)
     features, times = collate(encoded)
     scored = {

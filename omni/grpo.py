@@ -114,14 +114,13 @@ class OmniGRPOTrainer(GRPOTrainer):
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
-            inner = model.get_base_model() if hasattr(model, "peft_config") else model
             plain = self.args.min_p is None and self.args.repetition_penalty == 1.0
             training = model.training
             model.eval()
-            if can_roll_out(inner) and plain:
-                rows = roll_out(inner, self._prompts, self._copies, self._sampling())
+            if can_roll_out(model) and plain:
+                rows = roll_out(model, self._prompts, self._copies, self._sampling())
             else:
-                rows = generate_shared(inner, self._prompts, self._copies, self.generation_config)
+                rows = generate_shared(model, self._prompts, self._copies, self.generation_config)
             model.train(training)
         return rows, None
 

@@ -60,18 +60,17 @@ def roll_out(
     """Sample one completion for every entry of `copies`.
 
     Args:
-        model: an `OmniForConditionalGeneration`, with LoRA or without, in eval mode.
+        model: an `OmniForConditionalGeneration`, or a `PeftModel` around it, in eval mode.
         prompts: left-padded inputs of U prompts, as the processor makes them.
         copies: for each of B completions, which prompt it continues.
 
     Returns:
         B lists of token ids, each ending with one of `sampling.ends` or cut at `sampling.length`.
     """
-    backbone = model.model
-    mask = prompts["attention_mask"]
+    model, mask = unwrapped(model), prompts["attention_mask"]
     cache = DynamicCache(config=model.config.get_text_config())
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    first = backbone(**prompts, position_ids=positions, past_key_values=cache, use_cache=True)
+    first = model.model(**prompts, position_ids=positions, past_key_values=cache, use_cache=True)
     rows = torch.tensor(list(copies))
     decoder = Decoder(model, [(layer.keys, layer.values) for layer in cache.layers], rows, mask, sampling.length)
     hidden = first.last_hidden_state[rows, -1]  # (B, E)
@@ -100,6 +99,7 @@ def generate_shared(model, prompts: dict, copies: Sequence[int], config: Generat
     Args:
         config: how to sample; the ids in its `eos_token_id` end a completion.
     """
+    model = unwrapped(model)
     rows, mask = torch.tensor(list(copies), device=model.device), prompts["attention_mask"]
     cache = DynamicCache(config=model.config.get_text_config())
     head = {name: value for name, value in prompts.items() if name not in ("input_ids", "attention_mask")}
@@ -121,6 +121,11 @@ def generate_shared(model, prompts: dict, copies: Sequence[int], config: Generat
     )
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     return [_cut(ids, ends) for ids in out[:, mask.shape[1] :].tolist()]
+
+
+def unwrapped(model):
+    """The omni model inside a `PeftModel`, its adapters in place."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:

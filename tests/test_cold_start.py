@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ import torch
 from omni.align import Aligned, AlignOptions, align, token_scores
 from omni.answer import parse_answer
 from omni.clip import write_clip
-from omni.collate import CHECKABLE, NOTHING, RowOptions, align_rows, sft_rows, vocabulary
+from omni.collate import CHECKABLE, NOTHING, RowOptions, align_rows, expression_label, sft_rows, vocabulary
+from omni.emotions import EKMAN7
 from omni.features import encode_clip
 from omni.manifest import Example, write_manifest
+from omni.sft import ColdStartTrainer
 from omni.tiny import tiny
 from tests.clips import CLIPS, make_clip
 
@@ -34,8 +37,10 @@ NOTHING_CHANGED = RowOptions(plain=0, misread=0, blind=0, mute=0, nothing=0)
 
 def rows_of(options: RowOptions) -> list[dict]:
     clip = encode_clip(*tiny(), CLIPS[0])
-    clip = replace(clip, features=clip.features | {"expression": torch.zeros(4, 7)})
-    clip = replace(clip, times=clip.times | {"expression": clip.times["video"]}, transcript="It is late.")
+    reading = torch.full((4, 7), -3.0)
+    reading[:, EKMAN7.index("happy")] = -0.1  # right, as the face is
+    clip = replace(clip, features=clip.features | {"expression": reading})
+    clip = replace(clip, times=clip.times | {"expression": torch.arange(4.0)}, transcript="It is late.")
     return sft_rows([(EXAMPLE, clip, Path("a.safetensors"))] * 30, options)
 
 
@@ -71,6 +76,31 @@ def test_what_is_taken_away_is_not_in_the_answer(change, label, thought, opening
         assert parsed.label == label and parsed.thought in ("", thought)
         assert text.startswith(opening) and set(without) == gone
         assert "It is late." not in text or "audio" not in without
+
+
+def test_rows_in_which_the_expression_net_is_wrong_keep_the_detail():
+    clip = encode_clip(*tiny(), CLIPS[0])
+    reading = torch.full((4, 7), -3.0)
+    reading[:, EKMAN7.index("sad")] = -0.1
+    clip = replace(clip, features={"expression": reading}, times={"expression": torch.arange(4.0)})
+    assert expression_label(clip) == "sad"
+    rows = sft_rows([(EXAMPLE, clip, Path("a"))] * 30, replace(NOTHING_CHANGED, plain=1.0))
+    assert all(said(row)[2] == [] for row in rows)
+
+
+def test_every_answer_weighs_the_same_however_long():
+    """The loss that the trainer computes is the mean over answers of the mean over their tokens."""
+    model, processor = tiny()
+    clip = encode_clip(model, processor, CLIPS[0])
+    inputs = processor.ask([clip, clip], ["What?", "And what is it?"])
+    ids = inputs["input_ids"]
+    labels = torch.full_like(ids, -100)
+    labels[0, -2:], labels[1, -9:] = ids[0, -2:], ids[1, -9:]
+    scores = model(**inputs).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    expected = -(scores[0, -2:].mean() + scores[1, -9:].mean()) / 2
+    trainer = SimpleNamespace(current_gradient_accumulation_steps=1)
+    loss = ColdStartTrainer.compute_loss(trainer, model, {**inputs, "labels": labels}, num_items_in_batch=11)
+    assert torch.allclose(loss, expected, atol=1e-5)
 
 
 def test_with_nothing_to_go_by_the_label_is_drawn_by_lot():
