@@ -32,6 +32,7 @@ from omni.manifest import Example, read_manifest
 from omni.metrics import ece, uar, war
 
 BATCH = 16
+MODES = ("think", "no-think")
 
 
 def predict_fast(model, processor, clips: Sequence[ClipFeatures]) -> list[dict[str, float]]:
@@ -104,7 +105,13 @@ CONDITIONS: dict[str, Callable[[Sequence[ClipFeatures]], Sequence[ClipFeatures]]
 }
 
 
-def held_out(model, processor, rows: Sequence[tuple[Example, ClipFeatures]], save: Callable[[dict], None]) -> dict:
+def held_out(
+    model,
+    processor,
+    rows: Sequence[tuple[Example, ClipFeatures]],
+    modes: Sequence[str],
+    save: Callable[[dict], None],
+) -> dict:
     """All measurements on synthetic clips with known truth; `save` gets what is known after each of them."""
     truth, clips = [e.label for e, _ in rows], [c for _, c in rows]
     both = [i for i, (_, c) in enumerate(rows) if c.modalities == ("video", "audio")]
@@ -121,27 +128,31 @@ def held_out(model, processor, rows: Sequence[tuple[Example, ClipFeatures]], sav
         right = [t == label for t, label in zip(truth, top(probabilities), strict=True)]
         return round(ece(right, [max(p.values()) for p in probabilities]), 4)
 
-    answers = predict_reasoned(model, processor, clips)
-    result: dict = {"think": {"full": by_group([a.label for a in answers])}, "no-think": {}}
-    result["well formed"] = round(float(np.mean([a.well_formed for a in answers])), 4)
-    result["claims"] = claims(rows, answers)
-    result["ece"] = {"think": calibration([a.labels for a in answers])}
-    shown = list(zip(rows, answers, strict=True))[:12]
-    result["examples"] = [
-        {"clip": e.clip.name, "truth": e.label, "label": a.label, "thought": a.thought} for (e, _), a in shown
-    ]
-    save(result)
-    labels: dict[str, list[str]] = {}
-    for name, change in CONDITIONS.items():
-        probabilities = predict_fast(model, processor, change(clips))
-        labels[name] = top(probabilities)
-        result["no-think"][name] = by_group(labels[name])
-        if name == "full":
-            result["ece"]["no-think"] = calibration(probabilities)
+    result: dict = {"ece": {}}
+    if "think" in modes:
+        answers = predict_reasoned(model, processor, clips)
+        result["think"] = {"full": by_group([a.label for a in answers])}
+        result["well formed"] = round(float(np.mean([a.well_formed for a in answers])), 4)
+        result["claims"] = claims(rows, answers)
+        result["ece"]["think"] = calibration([a.labels for a in answers])
+        shown = list(zip(rows, answers, strict=True))[:12]
+        result["examples"] = [
+            {"clip": e.clip.name, "truth": e.label, "label": a.label, "thought": a.thought} for (e, _), a in shown
+        ]
         save(result)
-    changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]
-    result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
-    save(result)
+    if "no-think" in modes:
+        labels: dict[str, list[str]] = {}
+        result["no-think"] = {}
+        for name, change in CONDITIONS.items():
+            probabilities = predict_fast(model, processor, change(clips))
+            labels[name] = top(probabilities)
+            result["no-think"][name] = by_group(labels[name])
+            if name == "full":
+                result["ece"]["no-think"] = calibration(probabilities)
+            save(result)
+        changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]
+        result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
+        save(result)
     return result
 
 
@@ -230,6 +241,7 @@ def main(
     model: str = "default",
     features: Path = Path("features"),
     limit: int = 0,
+    mode: Annotated[list[str] | None, typer.Option(help="think, no-think; default: both")] = None,
     emodb: Annotated[Path | None, typer.Option(help="manifest of EmoDB; speakers 15 and 16 are used")] = None,
     grid: Annotated[Path | None, typer.Option(help="folder of GRID clips, all neutral")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="FILE=LABEL, a single real clip")] = None,
@@ -256,8 +268,8 @@ def main(
             save(real(net, processor, cache, chosen, processor.frames), name)
     examples = read_manifest(test)[: limit or None]
     rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
-    held_out(net, processor, rows, save)
-    typer.echo(markdown(result))
+    held_out(net, processor, rows, mode or MODES, save)
+    typer.echo(markdown(result) if not mode else out)
 
 
 if __name__ == "__main__":
