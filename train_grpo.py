@@ -27,9 +27,8 @@ from omni.errors import OmniError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
 from omni.loading import load
+from omni.model import LORA_TARGETS
 from rewards import DEFAULT, needed_columns, select
-
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass

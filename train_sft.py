@@ -27,9 +27,8 @@ from omni.align import AlignOptions, align
 from omni.collate import RowOptions, align_rows, encode_examples, sft_rows, vocabulary
 from omni.features import FeatureCache
 from omni.loading import load
+from omni.model import LORA_TARGETS
 from omni.sft import ColdStartTrainer
-
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass

@@ -37,10 +37,9 @@ from omni.config import OmniConfig
 from omni.emotions import EKMAN7
 from omni.features import collate, encode_clip
 from omni.loading import cast_language_model, load
-from omni.model import OmniForConditionalGeneration
+from omni.model import LORA_TARGETS, OmniForConditionalGeneration
 from omni.rollout import Sampling, roll_out
 
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 CLIPS = Path(__file__).parent.parent / "examples" / "clips"
 
 

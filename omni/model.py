@@ -31,6 +31,7 @@ from .encoders import Streams, audio_tower, hear, see, vision_tower
 from .fusion import FUSIONS
 
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # all of the decoder
 CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times")  # consumed by the prefill, then in the cache
 
 

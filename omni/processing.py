@@ -158,6 +158,10 @@ class OmniProcessor(ProcessorMixin):
             processor_kwargs={"padding": True, "padding_side": "left"},
         )
 
+    def apply_chat_template(self, conversation, *args, **kwargs):
+        """As in transformers; clips in the messages stay whole."""
+        return super().apply_chat_template(_whole(conversation), *args, **kwargs)
+
     # --- what ProcessorMixin calls -----------------------------------------------------------------------------------
 
     def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
@@ -170,6 +174,7 @@ class OmniProcessor(ProcessorMixin):
     def clip_of(self, part: dict) -> "Clip | ClipFeatures":
         """The clip of a content part, read if it is a path."""
         clip = next(part[key] for key in ("video", "path") if part.get(key) is not None)
+        clip = clip.clip if isinstance(clip, _Whole) else clip
         if isinstance(clip, (Clip, ClipFeatures)):
             return clip
         if Path(clip).suffix == ".safetensors":
@@ -194,6 +199,21 @@ class OmniProcessor(ProcessorMixin):
         else:
             data = self.media(clips)
         return data, [self.clip_token * self.clip_tokens] * len(clips)
+
+
+class _Whole:
+    """Holds a clip in a message: since 5.24 transformers takes dataclasses in messages apart."""
+
+    def __init__(self, clip: "Clip | ClipFeatures"):
+        self.clip = clip
+
+
+def _whole(value):
+    if isinstance(value, (Clip, ClipFeatures)):
+        return _Whole(value)
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _stack(rows: list[Tensor | None], times: list) -> tuple[Tensor, Tensor]:
