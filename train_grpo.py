@@ -115,6 +115,8 @@ def train(run: Run, args: GRPOConfig) -> None:
         final.save_pretrained(args.output_dir, **adapters)
         if not adapters:
             processor.save_pretrained(args.output_dir)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # gloo's threads abort a process that ends without it
 
 
 def main() -> None:

@@ -53,7 +53,10 @@ def main(folder: str, out: str, rows: str) -> None:
     trainer._generate_single_turn = Fixed(trainer)
     trainer.add_callback(Keep(out))
     trainer.train()
-    print(f"processes {trainer.accelerator.num_processes}")
+    print(f"processes {trainer.accelerator.num_processes}", flush=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    os._exit(0)  # in one run of twenty gloo's threads abort in the interpreter's teardown; the gradient is saved
 
 
 if __name__ == "__main__":
