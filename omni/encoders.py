@@ -88,7 +88,7 @@ def hear(tower: nn.Module, input_features: Tensor, seconds: Tensor, pool: int) -
 def encode_sound(tower: nn.Module, mel: Tensor, seconds: float) -> Tensor:
     """One clip's log-mel (M, L) through a Whisper encoder at its own length: (steps of 20 ms, Da)."""
     encoder = tower.model.encoder if isinstance(tower, WhisperForConditionalGeneration) else tower
-    frames = min(mel.shape[-1], round(seconds * MEL_HZ))
+    frames = min(mel.shape[-1], int(seconds * MEL_HZ + 1e-3))  # whole frames: one more would be a batch's padding
     window = min(WINDOW, encoder.embed_positions.num_embeddings * 2)
     parts = [_encode_window(encoder, mel[None, :, i : min(i + window, frames)]) for i in range(0, frames - 1, window)]
     return torch.cat(parts) if parts else mel.new_zeros(0, encoder.config.d_model)

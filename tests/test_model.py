@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from omni.features import FeatureCache, collate, encode_clip, read_features, write_features
 from omni.generate import build_inputs
 from omni.tiny import tiny
-from tests.clips import CLIPS
+from tests.clips import CLIPS, make_clip
 
 TEXTS = ["Why?", "Which emotion does the person express?", "Angry or sad?", "?"]
 
@@ -169,3 +169,14 @@ def test_a_clip_with_nothing_to_see_or_hear_still_has_tokens(parts):
     features, times = collate([nothing])
     assert torch.isfinite(model.model.fusion(features, times).tokens).all()
     assert build_inputs(model, processor, [nothing], ["Why?"])["input_ids"].shape[0] == 1
+
+
+def test_sound_that_ends_between_two_frames_is_the_same_alone_and_in_a_batch():
+    """The last mel frame is dropped alone, and must not become padding beside a longer clip."""
+    model, processor = tiny()
+    clips = [make_clip(0.997, 1), make_clip(1.5, 2)]
+    together = model.model.encode(**processor.media(clips))
+    alone = model.model.encode(**processor.media(clips[:1]))
+    steps = alone.features["audio"].shape[1]
+    assert torch.allclose(together.features["audio"][:1, :steps], alone.features["audio"], atol=1e-5)
+    assert together.times["audio"][0, steps:].isnan().all()
