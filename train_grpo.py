@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, TrlParser
 
@@ -26,8 +26,7 @@ from omni.emotions import label_space
 from omni.errors import OmniError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
-from omni.loading import load
-from omni.model import LORA_TARGETS
+from omni.loading import load, new_adapter
 from rewards import DEFAULT, needed_columns, select
 
 
@@ -71,11 +70,7 @@ def start(run: Run):
         model.model.fusion.requires_grad_(True)
     elif not isinstance(model, PeftModel):
         model.requires_grad_(False)
-        lora = LoraConfig(
-            r=run.lora_rank, lora_alpha=run.lora_alpha, target_modules=LORA_TARGETS, modules_to_save=["fusion"]
-        )
-        model = get_peft_model(model, lora)
-        model.peft_config["default"].base_model_name_or_path = run.model
+        model = new_adapter(model, run.model, run.lora_rank, run.lora_alpha)
     return model, processor
 
 

@@ -18,7 +18,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
 from rich.progress import Progress
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
@@ -26,8 +25,7 @@ from trl import SFTConfig, TrlParser
 from omni.align import AlignOptions, align
 from omni.collate import RowOptions, align_rows, encode_examples, sft_rows, vocabulary
 from omni.features import FeatureCache
-from omni.loading import load
-from omni.model import LORA_TARGETS
+from omni.loading import load, new_adapter
 from omni.sft import ColdStartTrainer
 
 
@@ -98,14 +96,7 @@ def main() -> None:
             )
         print(f"aligned in {time.time() - began:.0f} s", flush=True)
 
-    lora = LoraConfig(
-        r=args.lora_rank,
-        lora_alpha=args.lora_alpha,
-        target_modules=LORA_TARGETS,
-        modules_to_save=["fusion"],
-    )
-    model = get_peft_model(model, lora)
-    model.peft_config["default"].base_model_name_or_path = args.model
+    model = new_adapter(model, args.model, args.lora_rank, args.lora_alpha)
     shares = {name: getattr(args, name) for name in ("reasoned", "labelled", "plain", "misread", "words")}
     rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed))
     training.max_length = None  # truncation would cut clip placeholders

@@ -7,8 +7,8 @@ and reference; every completion carries its prompt through `generate` and throug
 model; logits cover the whole vocabulary at every position. Ours: encoded clips, one run of a prompt for all its
 completions, packed weights in sampling, the adapter switched off as reference, logits where completions are predicted.
 The policy gradient of both is compared, on the completions that ours sampled; in bfloat16 the difference is rounding,
-so give --dtype float32 to see that the two are the same. Ours runs first, since the peak of a
-process's memory never falls.
+so give --dtype float32 to see that the two are the same. Ours runs first, since the peak of a process's memory never
+falls.
 
 `r1-omni` has the sizes of R1-Omni-0.5B (Qwen2 494 M, Whisper-large encoder, SigLIP base, 8 frames, 1,500 clip tokens)
 with random weights, without its BERT; its clip is random pictures and noise.
@@ -27,7 +27,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import Qwen2Config, SiglipVisionConfig, WhisperConfig
 
@@ -36,8 +35,8 @@ from omni.clip import Clip, read_clip
 from omni.config import OmniConfig
 from omni.emotions import EKMAN7
 from omni.features import collate, encode_clip
-from omni.loading import cast_language_model, load
-from omni.model import LORA_TARGETS, OmniForConditionalGeneration
+from omni.loading import cast_language_model, load, new_adapter
+from omni.model import OmniForConditionalGeneration
 from omni.rollout import Sampling, roll_out
 
 CLIPS = Path(__file__).parent.parent / "examples" / "clips"
@@ -140,7 +139,7 @@ def our_step(model, processor, clips, texts, group: int, sampling: Sampling, adv
 def plain_step(model, processor, clips, texts, group: int, length: int, completions: Tensor, advantages: Tensor):
     """One step the plain way, scoring the same completions."""
     phases, inner = Phases(), model.get_base_model()
-    inputs = {k: v for k, v in processor.ask(clips, texts).items()}
+    inputs = processor.ask(clips, texts)
     repeated = {k: v.repeat_interleave(group, 0) for k, v in inputs.items()}
     with phases("sampling"), torch.no_grad():
         inner.generate(
@@ -185,8 +184,7 @@ def main(
     layouts: dict[str, Callable] = {"default": default_layout, "r1-omni": r1_omni_layout}
     model, processor, media = layouts[layout](clips, dtype)
     model.requires_grad_(False)
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules=LORA_TARGETS, modules_to_save=["fusion"])
-    model = get_peft_model(model, lora).eval()
+    model = new_adapter(model, layout, rank=16, alpha=32).eval()
     texts = [prompt(None, EKMAN7)] * len(media)
     rows = len(media) * group
     advantages = torch.linspace(-1, 1, rows)

@@ -89,6 +89,11 @@ def collate(rows: Sequence[ClipFeatures]) -> tuple[dict[str, Tensor], dict[str, 
     return features, times
 
 
+def to_device(value, device):
+    """A tensor, or a dict of tensors such as `collate` makes, on a device."""
+    return {k: to_device(v, device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
+
+
 def encode_clip(model, processor, clip: Clip, transcript: str | None = None) -> ClipFeatures:
     """Run the towers over one clip, and write down its words where the model can and they are not known already."""
     backbone = _backbone(model)

@@ -23,7 +23,7 @@ from .answer import QUESTION, TAG, Answer, Parsed, format_answer, parse_answer, 
 from .clip import Clip, read_clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
-from .features import ClipFeatures, encode_clip
+from .features import ClipFeatures, encode_clip, to_device
 from .rollout import Sampling, can_roll_out, roll_out
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
@@ -129,16 +129,12 @@ def build_inputs(
 ) -> dict:
     """Left-padded model inputs for B prompts; `heads` are the starts of the assistant's turns, if any."""
     device = next(model.parameters()).device
-    inputs = {k: _to(v, device) for k, v in processor.ask(clips, texts).items()}
+    inputs = {k: to_device(v, device) for k, v in processor.ask(clips, texts).items()}
     if heads is not None:
         inputs["input_ids"], inputs["attention_mask"] = _append(
             processor, inputs["input_ids"], inputs["attention_mask"], heads
         )
     return inputs
-
-
-def _to(value, device):
-    return {k: v.to(device) for k, v in value.items()} if isinstance(value, dict) else value.to(device)
 
 
 def _append(processor, ids: Tensor, mask: Tensor, heads: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -163,7 +159,8 @@ def _write(model, processor, inputs: dict, max_new_tokens: int, temperature: flo
         rows = roll_out(model, inputs, range(len(inputs["input_ids"])), sampling, torch.Generator().manual_seed(seed))
     else:
         how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-        torch.manual_seed(seed)
+        if temperature > 0:
+            torch.manual_seed(seed)
         out = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how)
         rows = out[:, start:]
     return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]

@@ -14,7 +14,7 @@ The objective is TRL's; `docs/grpo.md` has its equations and what differs from R
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from .answer import QUESTION, prompt
 from .collate import Encoded
 from .emotions import LabelSpace, canonical
 from .errors import OmniError
-from .features import ClipFeatures, collate
+from .features import ClipFeatures, collate, to_device
 from .rollout import Sampling, can_roll_out, generate_shared, roll_out
 
 MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")  # losses that divide by the number of rows in the micro-batch
@@ -96,14 +96,11 @@ class OmniGRPOTrainer(GRPOTrainer):
     # --- sampling ----------------------------------------------------------------------------------------------------
 
     def _tokenize_prompts(self, prompts: list):
-        keys = [json.dumps(p, sort_keys=True) for p in prompts]
-        distinct = list(dict.fromkeys(keys))
-        self._copies = [distinct.index(key) for key in keys]
-        messages = [prompts[keys.index(key)] for key in distinct]
-        clips = [self.processing_class.clip_of(part) for m in messages for part in m[0]["content"] if _is_clip(part)]
-        texts = [part["text"] for m in messages for part in m[0]["content"] if part["type"] == "text"]
-        inputs = self.processing_class.ask(clips, texts)
-        self._prompts = {name: _to(value, self.accelerator.device) for name, value in inputs.items()}
+        first, self._copies = numbered([json.dumps(p, sort_keys=True) for p in prompts])
+        parts = [prompts[i][0]["content"] for i in first]  # as `grpo_rows` makes them: the clip, then the text
+        clips = [self.processing_class.clip_of(clip) for clip, _ in parts]
+        inputs = self.processing_class.ask(clips, [text["text"] for _, text in parts])
+        self._prompts = {name: to_device(value, self.accelerator.device) for name, value in inputs.items()}
         ids = [
             row[keep.bool()].tolist() for row, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]
@@ -203,8 +200,8 @@ class OmniGRPOTrainer(GRPOTrainer):
                 out = model(
                     input_ids=ids,
                     attention_mask=mask,
-                    clip_features=_to(features, ids.device),
-                    clip_times=_to(times, ids.device),
+                    clip_features=to_device(features, ids.device),
+                    clip_times=to_device(times, ids.device),
                     groups=groups,
                     completion=logits_to_keep,
                     temperature=self.temperature,
@@ -250,14 +247,7 @@ def with_signal(inputs: dict, loss_type: str) -> tuple[dict, float]:
     if not bool(keep.any()):
         keep[0] = True
     chosen = keep.nonzero()[:, 0].tolist()
-    out = {}
-    for name, value in inputs.items():
-        if isinstance(value, Tensor) and value.dim() and len(value) == rows:
-            out[name] = value[keep]
-        elif isinstance(value, list):
-            out[name] = [value[i] for i in chosen]
-        else:
-            out[name] = value
+    out = take_rows(inputs, chosen, rows)
     if loss_type in MEAN_OVER_ROWS:
         return out, len(chosen) / rows
     if loss_type == "bnpo":
@@ -269,30 +259,34 @@ def shuffle_groups(batch: dict, copies: Sequence[int]) -> dict:
     """Rows in random order, but completions of one prompt side by side."""
     groups = torch.tensor(list(copies))
     order = torch.cat([(groups == g).nonzero()[:, 0] for g in torch.randperm(int(groups.max()) + 1).tolist()])
-    rows = len(order)
+    return take_rows(batch, order.tolist(), len(order))
+
+
+def take_rows(batch: dict, chosen: Sequence[int], count: int) -> dict:
+    """Some of the `count` rows of a batch, in the order of `chosen`; what is not one value a row stays as it is."""
     out = {}
     for name, value in batch.items():
-        if isinstance(value, Tensor) and value.dim() and len(value) == rows:
-            out[name] = value[order.to(value.device)]
-        elif isinstance(value, list):
-            out[name] = [value[i] for i in order.tolist()]
+        if isinstance(value, Tensor) and value.dim() and len(value) == count:
+            out[name] = value[torch.tensor(chosen, device=value.device)]
         else:
-            out[name] = value
+            out[name] = [value[i] for i in chosen] if isinstance(value, list) else value
     return out
+
+
+def numbered(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Where each distinct key stands first, and which of them each key is.
+
+    >>> numbered(["b", "a", "b", "c"])
+    ([0, 1, 3], [0, 1, 0, 2])
+    """
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    place = {key: number for number, key in enumerate(first)}
+    return list(first.values()), [place[key] for key in keys]
 
 
 def distinct_rows(ids: Tensor, clips: Sequence[ClipFeatures]) -> tuple[Tensor, Tensor]:
     """First row of every distinct (prompt, clip), and which of them each row is: (U,), (B,)."""
-    keys = [(tuple(row), id(clip)) for row, clip in zip(ids.tolist(), clips, strict=True)]
-    distinct = list(dict.fromkeys(keys))
-    place = {key: i for i, key in enumerate(distinct)}
-    first = torch.tensor([keys.index(key) for key in distinct], device=ids.device)
-    return first, torch.tensor([place[key] for key in keys], device=ids.device)
-
-
-def _is_clip(part: dict) -> bool:
-    return part["type"] == "video"
-
-
-def _to(value, device):
-    return {name: _to(x, device) for name, x in value.items()} if isinstance(value, dict) else value.to(device)
+    first, groups = numbered([(tuple(row), id(clip)) for row, clip in zip(ids.tolist(), clips, strict=True)])
+    return torch.tensor(first, device=ids.device), torch.tensor(groups, device=ids.device)

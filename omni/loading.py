@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
@@ -23,6 +23,7 @@ from .model import OmniForConditionalGeneration
 from .processing import OmniProcessor
 
 HUB = "hub:"
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # all of the decoder
 DEFAULT_ADAPTER = Path(__file__).parent / "default" / "adapter"
 
 
@@ -70,6 +71,18 @@ def load(
         if merge:
             model = model.merge_and_unload()
     return model.eval(), processor
+
+
+def new_adapter(model, name: str, rank: int, alpha: int) -> PeftModel:
+    """An untrained LoRA on the decoder, with the fusion adapter to be trained and saved beside it.
+
+    Args:
+        name: what the adapter stands on, as `load` takes it; kept in its folder.
+    """
+    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS, modules_to_save=["fusion"])
+    adapted = get_peft_model(model, lora)
+    adapted.peft_config["default"].base_model_name_or_path = name
+    return adapted
 
 
 def four_bits():

@@ -31,7 +31,6 @@ from .encoders import Streams, audio_tower, hear, see, vision_tower
 from .fusion import FUSIONS
 
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # all of the decoder
 CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times")  # consumed by the prefill, then in the cache
 
 
@@ -240,7 +239,9 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         `OmniModel.completions`. This too stands in forward, which is what data-parallel wrappers know.
         The clip inputs are named one by one because `generate` checks keyword names against this signature.
         """
-        if groups is not None and input_ids is not None and attention_mask is not None:
+        if groups is not None:
+            if input_ids is None or attention_mask is None:
+                raise ValueError("Completions are scored by their ids: give input_ids and attention_mask with groups.")
             clips = {"clip_features": clip_features, "clip_times": clip_times}
             hidden = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
             ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()

@@ -79,16 +79,16 @@ def _points(history: Sequence[dict], name: str) -> list[tuple[float, float]]:
 
 def _figure(name: str, points: list[tuple[float, float]]) -> str:
     values = [value for _, value in points]
-    low, high = min(values), max(values)
+    mean, low, high = smooth(values), min(values), max(values)
     paths = "".join(
         f'<path class="{kind}" d="{_line([s for s, _ in points], line, low, high)}"/>'
-        for kind, line in (("raw", values), ("mean", smooth(values)))
+        for kind, line in (("raw", values), ("mean", mean))
     )
     title = CURVES.get(name) or f"Reward: {name.split('/')[1].removesuffix('_reward')}"
     return (
         f"<figure><figcaption>{escape(title)}</figcaption>"
         f'<svg width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">{paths}</svg><br>'
-        f"<small>{low:.3g} to {high:.3g}, at the end {smooth(values)[-1]:.3g}</small></figure>"
+        f"<small>{low:.3g} to {high:.3g}, at the end {mean[-1]:.3g}</small></figure>"
     )
 
 

@@ -172,7 +172,7 @@ class Decoder:
         self.size = getattr(text, "head_dim", None) or text.hidden_size // self.heads
         self.eps, self.rotary, self.embed = text.rms_norm_eps, language.rotary_emb, language.embed_tokens
         self.norm = language.norm.weight
-        self.at, self.length = mask.shape[1], mask.shape[1] + length
+        self.at = mask.shape[1]
         self.place = mask.sum(1)[rows]  # position of the next token, (B,)
         self.seen = F.pad(mask[rows].bool(), (0, length), value=True)  # (B, P + S)
         batch = len(rows)

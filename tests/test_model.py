@@ -23,47 +23,31 @@ def logits_of(model, inputs) -> torch.Tensor:
         return model(**inputs, position_ids=positions).logits[:, -1]
 
 
-def inputs_of(processor, clips, texts, **kwargs) -> dict:
-    messages = [
-        [{"role": "user", "content": [{"type": "video", "video": c}, {"type": "text", "text": t}]}]
-        for c, t in zip(clips, texts, strict=True)
-    ]
-    return processor.apply_chat_template(
-        messages,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs={"padding": True, "padding_side": "left"},
-        **kwargs,
-    )
-
-
 def test_a_batch_of_clips_with_different_senses_gives_each_clip_what_it_gets_alone(parts):
     model, processor = parts
-    together = logits_of(model, inputs_of(processor, CLIPS, TEXTS))
-    alone = torch.cat([logits_of(model, inputs_of(processor, [c], [t])) for c, t in zip(CLIPS, TEXTS, strict=True)])
+    together = logits_of(model, processor.ask(CLIPS, TEXTS))
+    alone = torch.cat([logits_of(model, processor.ask([c], [t])) for c, t in zip(CLIPS, TEXTS, strict=True)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
 def test_encoded_clips_give_what_raw_media_give(parts):
     model, processor = parts
     encoded = [encode_clip(model, processor, clip) for clip in CLIPS]
-    raw = logits_of(model, inputs_of(processor, CLIPS, TEXTS))
-    cached = logits_of(model, inputs_of(processor, encoded, TEXTS))
+    raw = logits_of(model, processor.ask(CLIPS, TEXTS))
+    cached = logits_of(model, processor.ask(encoded, TEXTS))
     torch.testing.assert_close(cached, raw, atol=1e-5, rtol=0)
 
 
 def test_left_padding_changes_nothing(parts):
     model, processor = parts
-    short = logits_of(model, inputs_of(processor, [CLIPS[0]], ["Why?"]))
-    padded = logits_of(model, inputs_of(processor, [CLIPS[0], CLIPS[3]], ["Why?", "Why? " * 20]))[:1]
+    short = logits_of(model, processor.ask([CLIPS[0]], ["Why?"]))
+    padded = logits_of(model, processor.ask([CLIPS[0], CLIPS[3]], ["Why?", "Why? " * 20]))[:1]
     torch.testing.assert_close(padded, short, atol=1e-5, rtol=0)
 
 
 def test_a_prompt_cut_at_the_cache_gives_what_the_whole_gives(parts):
     model, processor = parts
-    inputs = dict(inputs_of(processor, [CLIPS[0]], ["Why?"]))
+    inputs = dict(processor.ask([CLIPS[0]], ["Why?"]))
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     with torch.no_grad():
         whole = model(input_ids=ids, attention_mask=mask, **inputs).logits
@@ -75,7 +59,7 @@ def test_a_prompt_cut_at_the_cache_gives_what_the_whole_gives(parts):
 
 def test_generation_with_a_clip_equals_stepwise_argmax(parts):
     model, processor = parts
-    inputs = inputs_of(processor, [CLIPS[0]], ["Why?"])
+    inputs = processor.ask([CLIPS[0]], ["Why?"])
     out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
     ids, media = (
         inputs["input_ids"],
@@ -98,21 +82,19 @@ def test_saving_and_loading_gives_the_same_model_through_the_auto_classes(parts,
         AutoProcessor.from_pretrained(tmp_path),
     )
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
-    assert torch.equal(
-        logits_of(model, inputs_of(processor, CLIPS, TEXTS)), logits_of(again, inputs_of(other, CLIPS, TEXTS))
-    )
+    assert torch.equal(logits_of(model, processor.ask(CLIPS, TEXTS)), logits_of(again, other.ask(CLIPS, TEXTS)))
 
 
 def test_placeholders_without_a_clip_raise(parts):
     model, processor = parts
-    inputs = inputs_of(processor, [CLIPS[0]], ["Why?"])
+    inputs = processor.ask([CLIPS[0]], ["Why?"])
     with pytest.raises(ValueError, match="no clip was given"):
         model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
 
 
 def test_the_backbone_alone_sees_the_clip(parts):
     model, processor = parts
-    one, two = (inputs_of(processor, [c], ["Why?"]) for c in (CLIPS[0], CLIPS[3]))
+    one, two = (processor.ask([c], ["Why?"]) for c in (CLIPS[0], CLIPS[3]))
     with torch.no_grad():
         assert not torch.allclose(
             model.model(**one).last_hidden_state[:, -1],
@@ -123,7 +105,7 @@ def test_the_backbone_alone_sees_the_clip(parts):
 
 def test_a_clip_that_users_type_is_plain_text(parts):
     _, processor = parts
-    inputs = inputs_of(processor, [CLIPS[0]], ["Is <|clip|> or <|im_end|> here?"], sanitize_control_tokens=True)
+    inputs = processor.ask([CLIPS[0]], ["Is <|clip|> or <|im_end|> here?"])
     assert int((inputs["input_ids"] == processor.video_token_id).sum()) == processor.clip_tokens
 
 
