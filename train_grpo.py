@@ -28,6 +28,7 @@ from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
 from omni.loading import load, new_adapter
 from rewards import DEFAULT, needed_columns, select
+from rewards.confidence import REQUEST
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Run:
         features: folder for encoded clips; shared by all runs with the same towers.
         labels: the label space.
         rewards: names of rewards; their weights are `reward_weights`.
+        think: ask for the reasons before the answer; false trains answering at once.
         lora_rank, lora_alpha: a new LoRA, where the model has none.
         full: train all weights of the language model and the fusion adapter instead.
         load_in_4bit: hold the language model in 4 bits (QLoRA).
@@ -51,6 +53,7 @@ class Run:
     features: str = "features"
     labels: str = "ekman7"
     rewards: list[str] = field(default_factory=lambda: list(DEFAULT))
+    think: bool = True
     lora_rank: int = 16
     lora_alpha: int = 128
     full: bool = False
@@ -62,7 +65,7 @@ def start(run: Run):
     """The model with what is to learn switched on, and its processor."""
     if run.full and run.load_in_4bit:
         raise TrainingError("Weights in 4 bits cannot be trained: leave out --full or --load_in_4bit.", code="settings")
-    model, processor = load(run.model, merge=run.full, trainable=not run.full, four_bit=run.load_in_4bit)
+    model, processor = load(run.model, merge=run.full, trainable=True, four_bit=run.load_in_4bit)
     if run.full:
         model.requires_grad_(False)
         model.float()  # an optimizer's small steps vanish in bfloat16
@@ -84,18 +87,21 @@ def train(run: Run, args: GRPOConfig) -> None:
     encoded, left_out = encode_examples(run.train, FeatureCache(run.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)
-    rows = grpo_rows(encoded, label_space(run.labels))
+    request = REQUEST if "confidence" in run.rewards else ""
+    rows = grpo_rows(encoded, label_space(run.labels), run.think, request)
     if not rows:
         raise TrainingError("No clip is left to train on. Give manifests with --train.", code="no_clips")
     for name in run.rewards:
-        if missing := [column for column in needed_columns(name) if column not in rows[0]]:
-            raise TrainingError(f"The reward {name!r} needs the columns {missing}, which no row has.", code="columns")
+        for column in set(needed_columns(name)) - {"shuffled_accuracy"}:  # which the trainer measures
+            if all(row.get(column) is None for row in rows):
+                raise TrainingError(f"The reward {name!r} needs the column {column!r} in a manifest.", code="columns")
     print(f"{len(rows)} clips, {len(left_out)} left out; rewards: {', '.join(run.rewards)}", flush=True)
     trainer = OmniGRPOTrainer(
         model,
         chosen.functions,
         args,
         save_completions=run.save_completions,
+        shuffled="order" in run.rewards,
         train_dataset=Dataset.from_list(rows),
         processing_class=processor,
     )

@@ -65,10 +65,8 @@ def main() -> None:
     args, training = parser.parse_args_and_config()
     started = time.time()
     torch.manual_seed(training.seed)
-    model, processor = load(args.model, adapter=False, merge=False)
+    model, processor = load(args.model, adapter=False, merge=False, trainable=True)
     model.requires_grad_(False)
-    if model.device.type == "cpu":  # backward through sdpa is slower there than plain matrix products
-        model.model.language_model.set_attn_implementation("eager")
     encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)

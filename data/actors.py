@@ -44,7 +44,7 @@ from .render import Actor, Scene, render
 from .visemes import mix, visemes
 
 SPLITS = {
-    "train": (0, 180),
+    "train": (0, 360),
     "validation": (1000, 30),
     "test": (2000, 30),
 }  # first actor seed, how many actors
@@ -103,7 +103,7 @@ def plan(split: str, index: int, seed: int, real_voices: bool) -> Plan:
     first, count = SPLITS[split]
     emotion = EKMAN7[rng.integers(len(EKMAN7))]
     face = voice_ = emotion
-    strength = (rng.uniform(0.4, 1.15),) * 2
+    strength = (rng.uniform(0.4, 1.15), rng.uniform(0.4, 1.15))  # people do not show all in every sense
     modalities: tuple[str, ...] = ("video", "audio")
     kind = rng.random()
     if kind < CONFLICT and emotion != "neutral":

@@ -4,8 +4,9 @@
 
 A cue is said to be there if its truth is True, and not to be there if it is False and nothing else happens
 in that part of the face; unknown ones are never named. Cues, order, frames, intensity and time words are
-drawn from `rng`, stronger cues more often. Up to four face cues and two voice cues keep a thought below 60
-tokens of a language model: each token is paid for in training and in every answer.
+drawn from `rng`, stronger cues more often: by the square of their strength, since a reader who names what is
+plain to see is right more often. Up to three face cues and two voice cues keep a thought below 60 tokens of a
+language model: each token is paid for in training and in every answer.
 
 Left out: loudness (no baseline to judge it by), quotes of the transcript (the sentence list would leak),
 pronouns (a face does not tell them), and "feels": a clip shows an expression, not an inner state.
@@ -114,7 +115,7 @@ def write_rationale(
     if overall and "face" in _present(truth):
         face = [Clause("", _choose(rng, OVERALL).format(ADJECTIVES[overall]), overall != "neutral")]
     else:
-        face = _clauses(truth, "face", int(rng.integers(2, 5)), rng, intensities or {})
+        face = _clauses(truth, "face", int(rng.integers(2, 4)), rng, intensities or {})
     voice = _clauses(truth, "voice", 1 + int(rng.random() < 0.6), rng, intensities or {})
     told = conflict and _shows(face, conflict["face"]) and _shows(voice, conflict["voice"])
     if not overall and not told and rng.random() < (0.6 if len(face) < 2 else 0.2):
@@ -168,7 +169,7 @@ def _clauses(
     """Up to `count` true cues of one sense, those of rest ("the pace is moderate") last."""
     true = (CUES[name] for name, there in truth.items() if there and _sense(name) == sense)
     cues = [cue for cue in true if cue.forms]
-    drawn = _draw(cues, [strengths.get(cue.name, 1.0) for cue in cues], rng)
+    drawn = _draw(cues, [strengths.get(cue.name, 1.0) ** 2 for cue in cues], rng)
     chosen: list[Cue] = []
     for cue in sorted(drawn, key=_rest_last):
         if len(chosen) < count and not any(_repeats(cue, other) for other in chosen):

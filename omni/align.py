@@ -124,12 +124,10 @@ def loss_of(cue_logits: Tensor, label_logits: Tensor, rows: Sequence[Aligned]) -
 
 def fit_streams(fusion: Fusion, clips: Sequence[ClipFeatures]) -> None:
     """Standardise the adapter's input by the features of these clips."""
-    steps = {}
-    for name in fusion.streams:
-        parts = [c.features[name][~c.times[name].isnan()] for c in clips if name in c.features]
-        if parts:
-            steps[name] = torch.cat(parts).float()
-    fusion.standardise(steps)
+    parts = {
+        name: [c.features[name][~c.times[name].isnan()] for c in clips if name in c.features] for name in fusion.streams
+    }
+    fusion.standardise({name: steps for name, steps in parts.items() if steps})
 
 
 def _dropped(clip: ClipFeatures, chance: float) -> ClipFeatures:

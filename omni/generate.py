@@ -23,8 +23,8 @@ from .answer import QUESTION, TAG, Answer, Parsed, format_answer, parse_answer, 
 from .clip import Clip, read_clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
-from .features import ClipFeatures, encode_clip, to_device
-from .rollout import Sampling, can_roll_out, roll_out
+from .features import ClipFeatures, collate, encode_clip, to_device
+from .rollout import Sampling, can_roll_out, roll_out, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
 SOURCES = str | Path | Clip | ClipFeatures
@@ -66,7 +66,7 @@ def reason_batch(
         ModelError: if the model puts out NaN.
     """
     space = label_space(labels)
-    encoded = [as_features(model, processor, clip) for clip in clips]
+    encoded = warned(model, [as_features(model, processor, clip) for clip in clips])
     texts = [ask_text(clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
     written = _write(model, processor, inputs, max_new_tokens, temperature, seed)
@@ -117,6 +117,16 @@ def as_features(model, processor, clip: SOURCES) -> ClipFeatures:
     if not isinstance(clip, Clip):
         clip = read_clip(clip, frames=processor.frames)
     return encode_clip(model, processor, clip)
+
+
+def warned(model, clips: Sequence[ClipFeatures]) -> list[ClipFeatures]:
+    """The clips, with a warning on those whose face is so unlike the training set that its detail is left aside."""
+    strange = unwrapped(model).model.fusion.unfamiliar(*collate(clips))
+    hits = [any(bool(flags[i]) for flags in strange.values()) for i in range(len(clips))]
+    return [
+        replace(clip, warnings=(*clip.warnings, "unfamiliar_face")) if hit else clip
+        for clip, hit in zip(clips, hits, strict=True)
+    ]
 
 
 def ask_text(clip: ClipFeatures, question: str, space: LabelSpace, think: bool) -> str:

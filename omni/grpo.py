@@ -15,6 +15,7 @@ The objective is TRL's; `docs/grpo.md` has its equations and what differs from R
 
 import json
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from .collate import Encoded
 from .emotions import LabelSpace, canonical
 from .errors import OmniError
 from .features import ClipFeatures, collate, to_device
+from .metrics import score_answer
 from .rollout import Sampling, can_roll_out, generate_shared, roll_out
 
 MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")  # losses that divide by the number of rows in the micro-batch
@@ -38,8 +40,12 @@ class TrainingError(OmniError):
     """A run that cannot start or go on; the message says what to do."""
 
 
-def grpo_rows(examples: Sequence[Encoded], space: LabelSpace) -> list[dict]:
+def grpo_rows(examples: Sequence[Encoded], space: LabelSpace, think: bool = True, request: str = "") -> list[dict]:
     """Rows for `OmniGRPOTrainer`: a prompt with the file of the encoded clip, the label, and what rewards may ask for.
+
+    Args:
+        think: ask for the reasons before the answer.
+        request: a sentence after each question, such as `rewards.confidence.REQUEST`.
 
     Raises:
         TrainingError: a label is not in the label space.
@@ -53,7 +59,8 @@ def grpo_rows(examples: Sequence[Encoded], space: LabelSpace) -> list[dict]:
                 f"({', '.join(space.labels)}). Correct the manifest, or give another space with --labels.",
                 code="label",
             )
-        text = prompt(example.question or QUESTION, space, modalities=clip.modalities, transcript=clip.transcript)
+        question = f"{example.question or QUESTION} {request}".strip()
+        text = prompt(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
         part: dict = {"type": "video", "path": str(path), "text": None, "without": []}
         content = [part, {"type": "text", "path": None, "text": text, "without": []}]
         facts = {"action_units": example.extra.get("action_units"), "prosody": example.extra.get("prosody")}
@@ -62,6 +69,8 @@ def grpo_rows(examples: Sequence[Encoded], space: LabelSpace) -> list[dict]:
                 "prompt": [{"role": "user", "content": content}],
                 "label": label,
                 "labels": list(space.labels),
+                "think": think,
+                "openset": example.extra.get("openset"),
                 "clip": str(example.clip),
                 "truth": json.dumps({name: fact for name, fact in facts.items() if fact is not None}),
             }
@@ -74,6 +83,8 @@ class OmniGRPOTrainer(GRPOTrainer):
 
     Args:
         save_completions: write completions with their rewards to `completions.jsonl` every so many steps; 0 never.
+        shuffled: sample half as many answers to each clip with its frames in random order, and give rewards the share
+            of right ones as the column `shuffled_accuracy` (T-GRPO, arXiv 2503.21776).
 
     Raises:
         TrainingError: settings that would train something else than they say.
@@ -82,10 +93,12 @@ class OmniGRPOTrainer(GRPOTrainer):
     _clips: list[ClipFeatures]  # one for every row being worked on
     _copies: list[int]  # which distinct prompt a row has
 
-    def __init__(self, model, reward_funcs, args: GRPOConfig, *, save_completions: int = 10, **kwargs):
+    def __init__(
+        self, model, reward_funcs, args: GRPOConfig, *, save_completions: int = 10, shuffled: bool = False, **kwargs
+    ):
         check_settings(args)
         super().__init__(model, reward_funcs, args, **kwargs)
-        self.save_completions = save_completions
+        self.save_completions, self.shuffled = save_completions, shuffled
 
     def _get_train_sampler(self, dataset=None):
         """TRL's sampler, in which the order of an epoch depends on its number: a resumed run sees the same clips."""
@@ -99,15 +112,23 @@ class OmniGRPOTrainer(GRPOTrainer):
         first, self._copies = numbered([json.dumps(p, sort_keys=True) for p in prompts])
         parts = [prompts[i][0]["content"] for i in first]  # as `grpo_rows` makes them: the clip, then the text
         clips = [self.processing_class.clip_of(clip) for clip, _ in parts]
-        inputs = self.processing_class.ask(clips, [text["text"] for _, text in parts])
-        self._prompts = {name: to_device(value, self.accelerator.device) for name, value in inputs.items()}
+        self._prompts = self._ask(clips, [text["text"] for _, text in parts])
         ids = [
-            row[keep.bool()].tolist() for row, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+            row[keep.bool()].tolist()
+            for row, keep in zip(self._prompts["input_ids"], self._prompts["attention_mask"], strict=True)
         ]
         self._clips = [clips[i] for i in self._copies]
         return [ids[i] for i in self._copies], None, {}
 
+    def _ask(self, clips: Sequence[ClipFeatures], texts: Sequence[str]) -> dict:
+        inputs = self.processing_class.ask(clips, texts)
+        return {name: to_device(value, self.accelerator.device) for name, value in inputs.items()}
+
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        return self._write(self._prompts, self._copies), None
+
+    def _write(self, prompts: dict, copies: Sequence[int]) -> list[list[int]]:
+        """Completions of the policy as it is now, one for every entry of `copies`."""
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
@@ -115,11 +136,31 @@ class OmniGRPOTrainer(GRPOTrainer):
             training = model.training
             model.eval()
             if can_roll_out(model) and plain:
-                rows = roll_out(model, self._prompts, self._copies, self._sampling())
+                rows = roll_out(model, prompts, copies, self._sampling())
             else:
-                rows = generate_shared(model, self._prompts, self._copies, self.generation_config)
+                rows = generate_shared(model, prompts, copies, self.generation_config)
             model.train(training)
-        return rows, None
+        return rows
+
+    def _shuffled_accuracy(self, inputs: list[dict]) -> list[float | None]:
+        """For every row the share of right answers to its clip with the frames in random order; None without frames."""
+        first, which = numbered([json.dumps(row["prompt"], sort_keys=True) for row in inputs])
+        rows = [inputs[i] for i in first]
+        parts = [row["prompt"][0]["content"] for row in rows]
+        clips = [self.processing_class.clip_of(clip) for clip, _ in parts]
+        prompts = self._ask([shuffle_frames(clip) for clip in clips], [text["text"] for _, text in parts])
+        half = max(1, self.num_generations // 2)
+        written = self._write(prompts, [i for i in range(len(rows)) for _ in range(half)])
+        texts = self.processing_class.tokenizer.batch_decode(written, skip_special_tokens=True)
+        right = [
+            score_answer(rows[i // half]["label"], t, rows[i // half]["labels"]).label_right
+            for i, t in enumerate(texts)
+        ]
+        shares = [
+            sum(right[i * half : (i + 1) * half]) / half if "video" in clip.modalities else None
+            for i, clip in enumerate(clips)
+        ]
+        return [shares[i] for i in which]
 
     def _sampling(self) -> Sampling:
         return Sampling(
@@ -132,6 +173,9 @@ class OmniGRPOTrainer(GRPOTrainer):
         )
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+        if self.shuffled:
+            shares = self._shuffled_accuracy(inputs)
+            inputs = [{**row, "shuffled_accuracy": share} for row, share in zip(inputs, shares, strict=True)]
         out = super()._generate_and_score_completions(inputs)
         step = self.state.global_step
         if self.save_completions and step % self.save_completions == 0 and self.accelerator.is_main_process:
@@ -260,6 +304,14 @@ def shuffle_groups(batch: dict, copies: Sequence[int]) -> dict:
     groups = torch.tensor(list(copies))
     order = torch.cat([(groups == g).nonzero()[:, 0] for g in torch.randperm(int(groups.max()) + 1).tolist()])
     return take_rows(batch, order.tolist(), len(order))
+
+
+def shuffle_frames(clip: ClipFeatures) -> ClipFeatures:
+    """The clip with what is seen at one time shown at another; all streams of the picture in the same order."""
+    seen = [name for name in ("expression", "video") if name in clip.features]
+    length = len(clip.times[seen[0]]) if seen else 0
+    order = torch.randperm(length)
+    return replace(clip, features=clip.features | {name: clip.features[name][order] for name in seen})
 
 
 def take_rows(batch: dict, chosen: Sequence[int], count: int) -> dict:

@@ -45,7 +45,8 @@ def load(
         device: "auto" takes a GPU if there is one.
         adapter: False gives the base without its trained adapters (fusion is then untrained).
         merge: fold LoRA into the weights, which makes every token cheaper; False keeps a `PeftModel`.
-        trainable: let the adapters learn, with `merge=False`.
+        trainable: get ready for training: adapters that are not merged learn, and attention on a processor is computed
+            with plain products, whose backward pass costs a third less there than that of the fused one.
         four_bit: hold the language model in 4 bits (NF4, arXiv 2305.14314), for training adapters on it.
 
     Returns:
@@ -70,6 +71,8 @@ def load(
             model = PeftModel.from_pretrained(model, trained, is_trainable=trainable, torch_device=str(place))
         if merge:
             model = model.merge_and_unload()
+    if trainable and place.type == "cpu":
+        model.set_attn_implementation({"text_config": "eager"})
     return model.eval(), processor
 
 

@@ -235,6 +235,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
     ) -> "CausalLMOutputWithPast | ScoredCompletions":
         """Logits (B, L or logits_to_keep, vocabulary) and, with labels, the loss.
 
+        A boolean mask (B, L) as `logits_to_keep` gives the logits of those places alone, (places, vocabulary).
         With `groups`, the log-probabilities of the last `completion` tokens of every row, prompts shared as in
         `OmniModel.completions`. This too stands in forward, which is what data-parallel wrappers know.
         The clip inputs are named one by one because `generate` checks keyword names against this signature.
@@ -263,8 +264,10 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden = out.last_hidden_state
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, keep])
+        if isinstance(logits_to_keep, int):
+            logits = self.lm_head(hidden[:, -logits_to_keep:])
+        else:
+            logits = self.lm_head(hidden[logits_to_keep] if logits_to_keep.ndim == 2 else hidden[:, logits_to_keep])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)

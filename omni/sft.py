@@ -20,10 +20,10 @@ class ColdStartTrainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over answers of the mean negative log-likelihood of their tokens."""
         inputs = dict(inputs)
-        labels = inputs.pop("labels")[:, 1:]  # (B, L - 1)
-        columns = (labels != -100).any(0).nonzero()[:, 0]  # positions at which some row has an answer
-        out = model(**inputs, use_cache=False, logits_to_keep=columns)
-        loss = mean_of_answers(out.logits, labels[:, columns])
+        labels = inputs.pop("labels")
+        labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)  # (B, L): what each place predicts
+        out = model(**inputs, use_cache=False, logits_to_keep=labels != -100)
+        loss = mean_of_answers(out.logits, labels)
         if num_items_in_batch is not None:  # then the Trainer leaves gradient accumulation to us
             loss = loss / self.current_gradient_accumulation_steps
         return (loss, out) if return_outputs else loss
@@ -33,13 +33,14 @@ def mean_of_answers(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over rows of the mean cross-entropy of a row's labels; -100 is no label.
 
     Args:
-        logits: (B, L, V), the logits that predict `labels`.
+        logits: (places, V), the logits of the places that have a label, row by row.
         labels: (B, L).
 
-    >>> logits = torch.tensor([1.0, 3.0]).log().expand(2, 2, 2)  # p = 1/4, 3/4
+    >>> logits = torch.tensor([1.0, 3.0]).log().expand(3, 2)  # p = 1/4, 3/4
     >>> mean_of_answers(logits, torch.tensor([[0, 1], [-100, 1]]))  # (ln 4 + ln 4/3) / 2 and ln 4/3, averaged
     tensor(0.5623)
     """
-    losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")  # (B, L)
-    counts = (labels != -100).sum(1).clamp(min=1)
-    return (losses.sum(1) / counts).mean()
+    counted = labels != -100
+    losses = torch.nn.functional.cross_entropy(logits.float(), labels[counted], reduction="none")  # (places,)
+    weights = counted / counted.sum(1, keepdim=True).clamp(min=1)  # (B, L)
+    return (losses * weights[counted]).sum() / len(labels)

@@ -67,9 +67,25 @@ def test_standardised_input_is_what_the_adapter_sees(fusion):
     before = fusion(features, times).tokens
     scaled = {m: x * 7 + 3 for m, x in features.items()}
     fusion.standardise(
-        {m: torch.stack([torch.full((WIDTHS[m],), -4.0), torch.full((WIDTHS[m],), 10.0)]) for m in scaled}
+        {m: [torch.stack([torch.full((WIDTHS[m],), -4.0), torch.full((WIDTHS[m],), 10.0)])] for m in scaled}
     )
     for name in WIDTHS:
         getattr(fusion, f"{name}_mean").fill_(3.0)
         getattr(fusion, f"{name}_std").fill_(7.0)
     torch.testing.assert_close(fusion(scaled, times).tokens, before, atol=1e-5, rtol=0)
+
+
+def test_a_gated_stream_steps_back_where_it_is_unlike_the_training_set():
+    torch.manual_seed(0)
+    fusion = FUSIONS["concat"](WIDTHS, 16, tokens=6, width=16, gated=["video"])
+    plane = torch.randn(2, WIDTHS["video"])  # training steps lie in a plane, within a little noise
+    fusion.video_axes = torch.zeros(WIDTHS["video"], 2)
+    clips = [torch.randn(5, 2) @ plane + 0.01 * torch.randn(5, WIDTHS["video"]) for _ in range(40)]
+    fusion.standardise({"video": clips})
+    features, times = streams()
+    features["video"] = torch.stack([clips[0], torch.randn(5, WIDTHS["video"])])
+    assert fusion.unfamiliar(features, times)["video"].tolist() == [False, True]
+    without = fusion({m: x for m, x in features.items() if m != "video"}, times).tokens
+    tokens = fusion(features, times).tokens
+    torch.testing.assert_close(tokens[1], without[1])
+    assert not torch.allclose(tokens[0], without[0])

@@ -9,6 +9,7 @@ from omni.answer import parse_answer
 from omni.emotions import EKMAN7, label_space
 from omni.errors import LabelError, ModelError
 from omni.features import encode_clip
+from omni.fusion import FUSIONS
 from omni.generate import answer_head, ask_text, build_inputs, reason, reason_batch, score_labels, stream
 from omni.tiny import tiny
 from tests.clips import CLIPS, make_clip
@@ -102,3 +103,19 @@ def test_a_face_tower_and_a_transcript_go_the_same_way():
     answers = reason_batch(model, processor, CLIPS, max_new_tokens=3)
     assert [a.modalities for a in answers] == [("audio",), (), ("audio",), ("audio",)]  # noise shows no face
     assert "no_face" in answers[0].warnings and "no_face" not in answers[2].warnings
+
+
+def test_a_face_unlike_the_training_set_is_warned_of_and_its_detail_left_aside():
+    model, processor = tiny()
+    options = {k: v for k, v in model.config.fusion.items() if k != "name"}
+    fusion = FUSIONS["concat"](
+        model.config.stream_widths, model.config.text_config.hidden_size, gated=["video"], **options
+    )
+    model.model.fusion = fusion.eval()
+    known, strange = [], []
+    for limit, out in ((float("inf"), known), (-1.0, strange)):
+        fusion.video_limit.fill_(limit)
+        out += reason_batch(model, processor, CLIPS, max_new_tokens=2)
+    assert [a.warnings for a in known] == [()] * 4
+    assert [a.warnings for a in strange] == [("unfamiliar_face",), ("unfamiliar_face",), (), ("unfamiliar_face",)]
+    assert strange[2].labels == known[2].labels and strange[0].labels != known[0].labels

@@ -22,7 +22,15 @@ from trl import GRPOConfig
 from omni.clip import write_clip
 from omni.emotions import EKMAN7, label_space
 from omni.features import encode_clip, write_features
-from omni.grpo import OmniGRPOTrainer, TrainingError, check_settings, distinct_rows, grpo_rows, shuffle_groups
+from omni.grpo import (
+    OmniGRPOTrainer,
+    TrainingError,
+    check_settings,
+    distinct_rows,
+    grpo_rows,
+    shuffle_frames,
+    shuffle_groups,
+)
 from omni.loading import load
 from omni.manifest import Example, write_manifest
 from omni.model import score_tokens
@@ -240,6 +248,43 @@ def test_a_label_outside_the_space_is_refused_at_the_start():
         grpo_rows([(Example(Path("a.mp4"), "bored"), clip, Path("a"))], label_space(EKMAN7))
     row = grpo_rows([(Example(Path("a.mp4"), "joy"), clip, Path("a"))], label_space(EKMAN7))[0]
     assert row["label"] == "happy"  # a synonym
+
+
+def test_rewards_get_the_share_of_right_answers_to_shuffled_frames(tmp_path):
+    seen = {}
+
+    def reward(completions, clip, shuffled_accuracy, **columns):
+        seen.update(zip(clip, shuffled_accuracy, strict=True))
+        return [0.0] * len(completions)
+
+    trainer = make_trainer(tmp_path, reward=reward, clips=2)
+    trainer.shuffled = True
+    answer = trainer.processing_class.tokenizer(f"<answer>{EKMAN7[0]}</answer>").input_ids  # right for the first clip
+    trainer._write = lambda prompts, copies: [answer for _ in copies]
+    one_batch(trainer)
+    assert seen == {"0.mp4": 1.0, "1.mp4": 0.0}
+
+
+def test_shuffled_frames_keep_what_is_seen_together_and_all_of_it():
+    clip = encode_clip(*tiny(), make_clip(1.0, 0))
+    steps = torch.arange(8.0)[:, None]
+    times = torch.arange(8.0)
+    clip = replace(clip, features={"expression": steps, "video": -steps}, times={"expression": times, "video": times})
+    torch.manual_seed(1)
+    other = shuffle_frames(clip)
+    assert torch.equal(other.features["expression"], -other.features["video"])
+    assert sorted(other.features["video"].flatten().tolist()) == sorted(clip.features["video"].flatten().tolist())
+    assert not torch.equal(other.features["video"], clip.features["video"])
+    assert torch.equal(other.times["video"], clip.times["video"])
+
+
+def test_rows_ask_for_what_rewards_need():
+    clip = encode_clip(*tiny(), make_clip(1.0, 0))
+    example = Example(Path("a.mp4"), "sad", extra={"openset": "sad, tired"})
+    row = grpo_rows([(example, clip, Path("a"))], label_space(EKMAN7), think=False, request="State a number.")[0]
+    text = row["prompt"][0]["content"][1]["text"]
+    assert row["openset"] == "sad, tired" and row["think"] is False
+    assert "State a number." in text and "<think>" not in text
 
 
 def test_groups_are_told_by_prompt_and_clip():

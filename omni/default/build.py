@@ -25,7 +25,13 @@ from .wheels import FILES, locate
 
 CLIP_TOKEN = "<file_sep>"  # a control token of SmolLM2's pretraining on code; chat never uses it
 TOKENS = {"expression": 8, "video": 8, "audio": 10, "prosody": 6}  # soft tokens of a stream
-FUSION = {"name": "concat", "tokens": sum(TOKENS.values()), "width": 256, "shares": TOKENS}
+FUSION = {
+    "name": "concat",
+    "tokens": sum(TOKENS.values()),
+    "width": 256,
+    "shares": TOKENS,
+    "gated": ["video"],  # the face's detail was learned on rendered faces; on others the expression net is better
+}
 RECIPE = 1  # raise when this file changes what it builds
 
 

@@ -10,9 +10,18 @@ and the output; a mechanism overrides only `build` and `fuse`, so that rows of a
 
 Features are standardised by statistics of the training set (`mean`, `std`, kept with the weights), not by a
 LayerNorm on each vector: the length of a vector of log-probabilities is its confidence, and a LayerNorm erases it.
+
+A gated stream is believed only where it is like what was trained on. Of standardised steps z, with Q the first
+principal axes of the training set,
+
+    novelty = mean_t |z_t - Q Q' z_t|² / mean_t |z_t|²
+
+and a clip whose novelty exceeds nearly all of the training set counts as if the stream were missing: features that are
+good on one kind of picture and mislead on another then step back for those that hold on both.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,6 +29,9 @@ import torch
 from torch import Tensor, nn
 
 CLOCK_PERIODS = (0.5, 64.0)  # seconds; from a syllable to a minute
+AXES = 100  # principal axes that make a stream familiar
+FAMILIAR = 0.99  # share of training clips within the limit of novelty
+STEPS = 12_000  # training steps that the axes are taken from
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Fusion(nn.Module):
         tokens: `N`, how many soft tokens to put out.
         width: `d`, the width inside.
         clock: add the common clock to every stream.
+        gated: streams that count as missing where they are unlike the training set.
     """
 
     def __init__(
@@ -65,13 +78,18 @@ class Fusion(nn.Module):
         tokens: int,
         width: int = 256,
         clock: bool = True,
+        gated: Sequence[str] = (),
         **options,
     ):
         super().__init__()
         self.streams, self.tokens, self.width, self.clock = tuple(widths), tokens, width, clock
+        self.gated = tuple(gated)
         for name, size in widths.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
+        for name in self.gated:
+            self.register_buffer(f"{name}_axes", torch.zeros(widths[name], min(AXES, widths[name])))
+            self.register_buffer(f"{name}_limit", torch.tensor(math.inf))  # until `standardise`: all is familiar
         self.project = nn.ModuleDict(
             {m: nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width)) for m, size in widths.items()}
         )
@@ -115,10 +133,11 @@ class Fusion(nn.Module):
         return Fused(self.output(pooled), **mixed.extras)
 
     def _enter(self, name: str, x: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
         mask = ~seconds.isnan()  # (B, T)
-        x = ((x.to(mean.dtype) - mean) / std).clamp(-8, 8).masked_fill(~mask[..., None], 0.0)
-        h = self.project[name](x)  # (B, T, d)
+        z = self._standard(name, x, mask)
+        if name in self.gated:
+            mask = mask & (novelty(z, mask, getattr(self, f"{name}_axes")) <= getattr(self, f"{name}_limit"))[:, None]
+        h = self.project[name](z)  # (B, T, d)
         if self.clock:
             h = h + clock(seconds.nan_to_num(0.0), self.width).to(h.dtype)
         missing = ~mask.any(1)  # (B,)
@@ -128,12 +147,59 @@ class Fusion(nn.Module):
         mask = torch.where(missing[:, None], first, mask)
         return h * mask[..., None], mask
 
+    def _standard(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
+        mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
+        return ((x.to(mean.dtype) - mean) / std).clamp(-8, 8).masked_fill(~mask[..., None], 0.0)
+
     @torch.no_grad()
-    def standardise(self, features: dict[str, Tensor]) -> None:
-        """Set the statistics of the streams from training features {stream: (steps, D)}."""
-        for name, x in features.items():
-            getattr(self, f"{name}_mean").copy_(x.float().mean(0))
-            getattr(self, f"{name}_std").copy_(x.float().std(0).clamp(min=1e-4))
+    def unfamiliar(self, features: dict[str, Tensor], times: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Clips whose gated stream is left aside since it is unlike the training set: {stream: (B,) bool}."""
+        out = {}
+        for name in self.gated:
+            if name in features:
+                mask = ~times[name].isnan()
+                z = self._standard(name, features[name], mask)
+                strange = novelty(z, mask, getattr(self, f"{name}_axes")) > getattr(self, f"{name}_limit")
+                out[name] = strange & mask.any(1)
+        return out
+
+    @torch.no_grad()
+    def standardise(self, clips: dict[str, Sequence[Tensor]]) -> None:
+        """Set the statistics of the streams from the features of training clips, {stream: [(T, D), …]}."""
+        for name, parts in clips.items():
+            x = torch.cat(list(parts)).float()
+            getattr(self, f"{name}_mean").copy_(x.mean(0))
+            getattr(self, f"{name}_std").copy_(x.std(0).clamp(min=1e-4))
+            if name in self.gated:
+                self._learn_familiar(name, parts)
+
+    def _learn_familiar(self, name: str, parts: Sequence[Tensor]) -> None:
+        """Axes from one half of the clips, the limit from the other, which the axes have not seen."""
+        axes, limit = getattr(self, f"{name}_axes"), getattr(self, f"{name}_limit")
+        every = torch.ones(1, max(map(len, parts)), dtype=torch.bool, device=axes.device)
+        z = [self._standard(name, x.float()[None], every[:, : len(x)]) for x in parts]
+        seen = torch.cat([x[0] for x in z[::2]])
+        generator = torch.Generator().manual_seed(0)
+        seen = seen[torch.randperm(len(seen), generator=generator)[:STEPS]]
+        axes.copy_(torch.linalg.svd(seen, full_matrices=False).Vh[: axes.shape[1]].T)
+        values = torch.cat([novelty(x, every[:, : x.shape[1]], axes) for x in z[1::2] or z])
+        limit.copy_(values.quantile(FAMILIAR))
+
+
+def novelty(z: Tensor, mask: Tensor, axes: Tensor) -> Tensor:
+    """Share of the steps' square length that lies outside the axes, 0 to 1; 0 for a clip without steps: (B,).
+
+    Args:
+        z: standardised steps (B, T, D), zero where masked.
+        mask: (B, T).
+        axes: orthonormal columns (D, K).
+
+    >>> novelty(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[True]]), torch.tensor([[1.0], [0.0]]))
+    tensor([0.6400])
+    """
+    whole = z.square().sum((1, 2))
+    inside = (z @ axes).square().sum((1, 2))
+    return torch.where(mask.any(1), (whole - inside) / whole.clamp(min=1e-6), 0.0)
 
 
 def clock(seconds: Tensor, width: int) -> Tensor:
