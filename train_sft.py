@@ -39,20 +39,21 @@ class ColdStart:
         features: folder for encoded clips; shared by all runs with the same towers.
         align_epochs: passes of the alignment before the cold start; 0 leaves it out.
         lora_rank, lora_alpha: LoRA on all linear layers of the language model.
-        reasoned, labelled, plain, misread, words: shares of rows, see `omni.collate.RowOptions`.
+        reasoned, labelled, plain, misread, prosody_only, words: shares of rows, see `omni.collate.RowOptions`.
         resume: go on from the last checkpoint in output_dir, if there is one.
     """
 
     train: list[str] = field(default_factory=list)
     model: str = "default"
     features: str = "features"
-    align_epochs: int = 30
+    align_epochs: int = 20
     lora_rank: int = 16
     lora_alpha: int = 128
     reasoned: float = 1.0
     labelled: float = 1.0
     plain: float = 0.5
     misread: float = 0.1
+    prosody_only: float = 0.5
     words: float = 0.5
     resume: bool = True
 
@@ -95,7 +96,8 @@ def main() -> None:
         print(f"aligned in {time.time() - began:.0f} s", flush=True)
 
     model = new_adapter(model, args.model, args.lora_rank, args.lora_alpha)
-    shares = {name: getattr(args, name) for name in ("reasoned", "labelled", "plain", "misread", "words")}
+    names = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words")
+    shares = {name: getattr(args, name) for name in names}
     rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed))
     training.max_length = None  # truncation would cut clip placeholders
     training.assistant_only_loss = True

