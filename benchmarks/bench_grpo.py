@@ -8,7 +8,8 @@ model; logits cover the whole vocabulary at every position. Ours: encoded clips,
 completions, packed weights in sampling, the adapter switched off as reference, logits where completions are predicted.
 The policy gradient of both is compared, on the completions that ours sampled; in bfloat16 the difference is rounding,
 so give --dtype float32 to see that the two are the same. Ours runs first, since the peak of a process's memory never
-falls.
+falls. The first step of each also pays for memory that the process had not touched before and for kernels that are
+compiled for new shapes, so the last of `--steps` is reported, as in the middle of a run.
 
 `r1-omni` has the sizes of R1-Omni-0.5B (Qwen2 494 M, Whisper-large encoder, SigLIP base, 8 frames, 1,500 clip tokens)
 with random weights, without its BERT; its clip is random pictures and noise.
@@ -59,7 +60,7 @@ class Phases:
 
 def default_layout(count: int, dtype: str):
     """The default model and bundled clips."""
-    model, processor = load("default", adapter=False, merge=False, dtype=dtype)
+    model, processor = load("default", adapter=False, merge=False, dtype=dtype, trainable=True)
     names = [p for p in sorted(CLIPS.glob("*.mp4")) if "mute" not in p.name]
     return model, processor, [read_clip(p, frames=processor.frames) for p in names[:count]]
 
@@ -86,6 +87,7 @@ def r1_omni_layout(count: int, dtype: str):
     torch.manual_seed(0)
     model = OmniForConditionalGeneration(config).eval()
     cast_language_model(model, dtype)
+    model.set_attn_implementation({"text_config": "eager"})  # as `load` does for training
     processor.clip_tokens = 1500
     processor.vision = {"kind": "resize", "size": 224, "mean": [0.5] * 3, "std": [0.5] * 3}
     rng = np.random.default_rng(0)
@@ -139,6 +141,7 @@ def our_step(model, processor, clips, texts, group: int, sampling: Sampling, adv
 def plain_step(model, processor, clips, texts, group: int, length: int, completions: Tensor, advantages: Tensor):
     """One step the plain way, scoring the same completions."""
     phases, inner = Phases(), model.get_base_model()
+    inner.set_attn_implementation({"text_config": "sdpa"})  # as the reference, and less memory over whole sequences
     inputs = processor.ask(clips, texts)
     repeated = {k: v.repeat_interleave(group, 0) for k, v in inputs.items()}
     with phases("sampling"), torch.no_grad():
@@ -174,11 +177,12 @@ def main(
     clips: int = 2,
     group: int = 8,
     length: int = 64,
+    steps: Annotated[int, typer.Option(help="steps of ours, then of the plain way; the last of each counts")] = 2,
     threads: int = 0,
     dtype: Annotated[str, typer.Option(help="of the language model; gradients compare in float32")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object last")] = False,
 ) -> None:
-    """Run both ways once and compare."""
+    """Run both ways and compare."""
     if threads:
         torch.set_num_threads(threads)
     layouts: dict[str, Callable] = {"default": default_layout, "r1-omni": r1_omni_layout}
@@ -191,9 +195,11 @@ def main(
     torch.manual_seed(0)
     never = (model.config.clip_token_id,)
     sampling = Sampling(length, (), never=never)  # no end, so that both ways write equally much
-    completions, ours, our_phases = our_step(model, processor, media, texts, group, sampling, advantages)
+    for _ in range(steps):
+        completions, ours, our_phases = our_step(model, processor, media, texts, group, sampling, advantages)
     our_peak = peak()
-    plain, plain_phases = plain_step(model, processor, media, texts, group, length, completions, advantages)
+    for _ in range(steps):
+        plain, plain_phases = plain_step(model, processor, media, texts, group, length, completions, advantages)
     worst = max(float((ours[n] - g).norm() / g.norm().clamp(min=1e-12)) for n, g in plain.items())
     result = {
         "layout": layout, "dtype": str(model.get_base_model().lm_head.weight.dtype).removeprefix("torch."),
