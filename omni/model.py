@@ -309,20 +309,23 @@ def score_tokens(
         chunk: tokens at once.
     """
 
-    def score(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(states).float() / temperature  # (chunk, V)
-        total = logits.logsumexp(-1)
-        with torch.no_grad():
-            entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
-        return logits.gather(-1, tokens[:, None])[:, 0] - total, entropy
+    entropies: dict[int, Tensor] = {}
 
-    parts = [
-        checkpoint(score, states, tokens, use_reentrant=False)
-        for states, tokens in zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
-    ]
+    def score(index: int, states: Tensor, tokens: Tensor) -> Tensor:
+        logits = head(states).float()  # (chunk, V)
+        if temperature != 1.0:
+            logits = logits / temperature
+        total = logits.logsumexp(-1)
+        if index not in entropies:  # the backward pass comes here again, for the log-probabilities alone
+            with torch.no_grad():
+                entropies[index] = total - ((logits - total[:, None]).exp_().mul_(logits)).sum(-1)
+        return logits.gather(-1, tokens[:, None])[:, 0] - total
+
+    parts = zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
+    scores = [checkpoint(score, i, *part, use_reentrant=False) for i, part in enumerate(parts)]
     empty = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    log_probs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-    return ScoredCompletions(empty.masked_scatter(mask, log_probs), empty.masked_scatter(mask, entropy))
+    entropy = torch.cat([entropies[i] for i in range(len(scores))])
+    return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), empty.masked_scatter(mask, entropy))
 
 
 AutoConfig.register("omni", OmniConfig)
