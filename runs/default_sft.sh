@@ -24,7 +24,7 @@ part() {  # part NAME COMMAND...: run, and say how long it took
 actors() { OMP_NUM_THREADS=1 python -m data actors --facekit "$facekit" --out "$work/corpus" --seed 0 "$@"; }
 
 part "train clips" actors --split train --clips 6000 --emodb "$emodb"
-part "test clips" actors --split test --clips 520
+part "test clips" actors --split test --clips 520 --seed 1  # seed 0 was looked at while the recipe was made
 python -m data emodb "$emodb" "$work/emodb.jsonl"
 part "features, alignment, cold start" python train_sft.py --config configs/sft_default.yaml \
   --train "$work/corpus/train.jsonl" --features "$work/features" --output_dir "$work/sft"
