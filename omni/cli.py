@@ -20,6 +20,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advice about kernels that a user cannot act on
+    warnings.simplefilter("ignore", FutureWarning)  # between libraries: transformers 5.24 renames its own arguments
     try:
         code = int(app(arguments, prog_name="omni", standalone_mode=False) or 0)
     except Exception as err:  # the last line of the command line: what went wrong, without a traceback

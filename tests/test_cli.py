@@ -19,6 +19,7 @@ from omni import doctor
 from omni.answer import Answer
 from omni.cli import main
 from omni.errors import ModelError
+from omni.tiny import tiny
 
 ANSWER = Answer(
     label="happy",
@@ -275,6 +276,19 @@ def test_the_real_process_exits_as_promised_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code, "none.mp4"], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr.startswith("omni: none.mp4 does not exist.") and done.stderr.count("\n") == 1
+
+
+def test_the_real_process_says_nothing_but_the_answer(tmp_path) -> None:
+    """Warnings of libraries among themselves do not reach the user; a tiny random model answers a real clip."""
+    model, processor = tiny()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    root = Path(__file__).parent.parent
+    command = ["-c", "import sys; from omni.cli import main; sys.exit(main())", "ask", "examples/clips/happy.mp4"]
+    command += ["--model", str(tmp_path / "model"), "--no-think", "--json"]
+    done = subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" and json.loads(done.stdout)["clip"] == "examples/clips/happy.mp4"
 
 
 def test_the_doctor_names_versions_processor_and_formats():
