@@ -23,7 +23,7 @@ from .answer import QUESTION, TAG, Answer, Parsed, format_answer, parse_answer, 
 from .clip import Clip, read_clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
-from .features import ClipFeatures, collate, encode_clip, to_device
+from .features import ClipFeatures, encode_clip, to_device
 from .rollout import Sampling, can_roll_out, roll_out, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
@@ -66,9 +66,10 @@ def reason_batch(
         ModelError: if the model puts out NaN.
     """
     space = label_space(labels)
-    encoded = warned(model, [as_features(model, processor, clip) for clip in clips])
+    encoded = [as_features(model, processor, clip) for clip in clips]
     texts = [ask_text(clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
+    encoded = warned(model, encoded, inputs)
     written = _write(model, processor, inputs, max_new_tokens, temperature, seed)
     parsed = [parse_answer(text) for text in written]
     heads = [answer_head(p, text, think) for p, text in zip(parsed, written, strict=True)]
@@ -119,9 +120,13 @@ def as_features(model, processor, clip: SOURCES) -> ClipFeatures:
     return encode_clip(model, processor, clip)
 
 
-def warned(model, clips: Sequence[ClipFeatures]) -> list[ClipFeatures]:
-    """The clips, with a warning on those whose face is so unlike the training set that its detail is left aside."""
-    strange = unwrapped(model).model.fusion.unfamiliar(*collate(clips))
+def warned(model, clips: Sequence[ClipFeatures], inputs: dict) -> list[ClipFeatures]:
+    """The clips, with a warning on those whose face is so unlike the training set that its detail is left aside.
+
+    Args:
+        inputs: the clips as `build_inputs` put them together.
+    """
+    strange = unwrapped(model).model.fusion.unfamiliar(inputs["clip_features"], inputs["clip_times"])
     hits = [any(bool(flags[i]) for flags in strange.values()) for i in range(len(clips))]
     return [
         replace(clip, warnings=(*clip.warnings, "unfamiliar_face")) if hit else clip

@@ -17,6 +17,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -78,6 +79,15 @@ def grpo_rows(examples: Sequence[Encoded], space: LabelSpace, think: bool = True
     return rows
 
 
+class Distinct(NamedTuple):
+    """The distinct prompts of some rows: where each stands first, which of them each row has, their clips and texts."""
+
+    first: list[int]
+    copies: list[int]
+    clips: list[ClipFeatures]
+    texts: list[str]
+
+
 class OmniGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` for models with clips.
 
@@ -109,16 +119,20 @@ class OmniGRPOTrainer(GRPOTrainer):
     # --- sampling ----------------------------------------------------------------------------------------------------
 
     def _tokenize_prompts(self, prompts: list):
-        first, self._copies = numbered([json.dumps(p, sort_keys=True) for p in prompts])
-        parts = [prompts[i][0]["content"] for i in first]  # as `grpo_rows` makes them: the clip, then the text
-        clips = [self.processing_class.clip_of(clip) for clip, _ in parts]
-        self._prompts = self._ask(clips, [text["text"] for _, text in parts])
+        _, self._copies, clips, texts = self._distinct(prompts)
+        self._prompts = self._ask(clips, texts)
         ids = [
             row[keep.bool()].tolist()
             for row, keep in zip(self._prompts["input_ids"], self._prompts["attention_mask"], strict=True)
         ]
         self._clips = [clips[i] for i in self._copies]
         return [ids[i] for i in self._copies], None, {}
+
+    def _distinct(self, prompts: list) -> Distinct:
+        first, copies = numbered([json.dumps(prompt, sort_keys=True) for prompt in prompts])
+        parts = [prompts[i][0]["content"] for i in first]  # as `grpo_rows` makes them: the clip, then the text
+        clips = [self.processing_class.clip_of(clip) for clip, _ in parts]
+        return Distinct(first, copies, clips, [text["text"] for _, text in parts])
 
     def _ask(self, clips: Sequence[ClipFeatures], texts: Sequence[str]) -> dict:
         inputs = self.processing_class.ask(clips, texts)
@@ -144,11 +158,9 @@ class OmniGRPOTrainer(GRPOTrainer):
 
     def _shuffled_accuracy(self, inputs: list[dict]) -> list[float | None]:
         """For every row the share of right answers to its clip with the frames in random order; None without frames."""
-        first, which = numbered([json.dumps(row["prompt"], sort_keys=True) for row in inputs])
+        first, copies, clips, questions = self._distinct([row["prompt"] for row in inputs])
         rows = [inputs[i] for i in first]
-        parts = [row["prompt"][0]["content"] for row in rows]
-        clips = [self.processing_class.clip_of(clip) for clip, _ in parts]
-        prompts = self._ask([shuffle_frames(clip) for clip in clips], [text["text"] for _, text in parts])
+        prompts = self._ask([shuffle_frames(clip) for clip in clips], questions)
         half = max(1, self.num_generations // 2)
         written = self._write(prompts, [i for i in range(len(rows)) for _ in range(half)])
         texts = self.processing_class.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -160,7 +172,7 @@ class OmniGRPOTrainer(GRPOTrainer):
             sum(right[i * half : (i + 1) * half]) / half if "video" in clip.modalities else None
             for i, clip in enumerate(clips)
         ]
-        return [shares[i] for i in which]
+        return [shares[i] for i in copies]
 
     def _sampling(self) -> Sampling:
         return Sampling(

@@ -324,7 +324,7 @@ def score_tokens(
     parts = zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
     scores = [checkpoint(score, i, *part, use_reentrant=False) for i, part in enumerate(parts)]
     empty = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    entropy = torch.cat([entropies[i] for i in range(len(scores))])
+    entropy = torch.cat([*entropies.values()])
     return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), empty.masked_scatter(mask, entropy))
 
 

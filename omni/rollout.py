@@ -151,9 +151,8 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None =
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
-    edges = logits.softmax(-1).cumsum(
-        -1
-    )  # by inversion: `multinomial` draws a number for every token of the vocabulary
+    # by inversion, one number a row: `multinomial` draws one for every token of the vocabulary
+    edges = logits.softmax(-1).cumsum(-1)
     at = torch.rand(len(edges), 1, generator=generator) * edges[:, -1:] * (1 - 1e-6)  # below the last edge when rounded
     return torch.searchsorted(edges, at, right=True)[:, 0]
 

@@ -136,7 +136,7 @@ class Fusion(nn.Module):
         mask = ~seconds.isnan()  # (B, T)
         z = self._standard(name, x, mask)
         if name in self.gated:
-            mask = mask & (novelty(z, mask, getattr(self, f"{name}_axes")) <= getattr(self, f"{name}_limit"))[:, None]
+            mask = mask & ~self._strange(name, z, mask)[:, None]
         h = self.project[name](z)  # (B, T, d)
         if self.clock:
             h = h + clock(seconds.nan_to_num(0.0), self.width).to(h.dtype)
@@ -154,14 +154,14 @@ class Fusion(nn.Module):
     @torch.no_grad()
     def unfamiliar(self, features: dict[str, Tensor], times: dict[str, Tensor]) -> dict[str, Tensor]:
         """Clips whose gated stream is left aside since it is unlike the training set: {stream: (B,) bool}."""
-        out = {}
-        for name in self.gated:
-            if name in features:
-                mask = ~times[name].isnan()
-                z = self._standard(name, features[name], mask)
-                strange = novelty(z, mask, getattr(self, f"{name}_axes")) > getattr(self, f"{name}_limit")
-                out[name] = strange & mask.any(1)
-        return out
+        masks = {name: ~times[name].isnan() for name in self.gated if name in features}
+        return {
+            name: self._strange(name, self._standard(name, features[name], mask), mask) for name, mask in masks.items()
+        }
+
+    def _strange(self, name: str, z: Tensor, mask: Tensor) -> Tensor:
+        """Whether the standardised steps (B, T, D) of a gated stream are there and beyond its limit: (B,)."""
+        return mask.any(1) & (novelty(z, mask, getattr(self, f"{name}_axes")) > getattr(self, f"{name}_limit"))
 
     @torch.no_grad()
     def standardise(self, clips: dict[str, Sequence[Tensor]]) -> None:
