@@ -31,6 +31,9 @@ from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
 
 
+MODES = {"think": (True,), "no-think": (False,), "both": (True, False)}
+
+
 @dataclass
 class Run:
     """What is trained, on what, for which rewards.
@@ -41,7 +44,7 @@ class Run:
         features: folder for encoded clips; shared by all runs with the same towers.
         labels: the label space.
         rewards: names of rewards; their weights are `reward_weights`.
-        think: ask for the reasons before the answer; false trains answering at once.
+        mode: "think" asks for the reasons before the answer, "no-think" for the answer at once, "both" for each of them.
         lora_rank, lora_alpha: a new LoRA, where the model has none.
         full: train all weights of the language model and the fusion adapter instead.
         load_in_4bit: hold the language model in 4 bits (QLoRA).
@@ -53,7 +56,7 @@ class Run:
     features: str = "features"
     labels: str = "ekman7"
     rewards: list[str] = field(default_factory=lambda: list(DEFAULT))
-    think: bool = True
+    mode: str = "think"
     lora_rank: int = 16
     lora_alpha: int = 128
     full: bool = False
@@ -79,7 +82,10 @@ def start(run: Run):
 
 def train(run: Run, args: GRPOConfig) -> None:
     """Encode, train, save."""
+    if run.mode not in MODES:
+        raise TrainingError(f"Unknown mode {run.mode!r}. Choose one of: {', '.join(MODES)}.", code="settings")
     torch.manual_seed(args.seed)
+    space = label_space(run.labels)
     chosen = select(run.rewards, args.reward_weights)
     args.reward_weights = chosen.weights
     args.ddp_find_unused_parameters = False  # frozen towers have no gradients to wait for
@@ -88,14 +94,17 @@ def train(run: Run, args: GRPOConfig) -> None:
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)
     request = REQUEST if "confidence" in run.rewards else ""
-    rows = grpo_rows(encoded, label_space(run.labels), run.think, request)
+    rows = [row for think in MODES[run.mode] for row in grpo_rows(encoded, space, think, request, processor.prompt)]
     if not rows:
         raise TrainingError("No clip is left to train on. Give manifests with --train.", code="no_clips")
     for name in run.rewards:
         for column in set(needed_columns(name)) - {"shuffled_accuracy"}:  # which the trainer measures
             if all(row.get(column) is None for row in rows):
                 raise TrainingError(f"The reward {name!r} needs the column {column!r} in a manifest.", code="columns")
-    print(f"{len(rows)} clips, {len(left_out)} left out; rewards: {', '.join(run.rewards)}", flush=True)
+    print(
+        f"{len(encoded)} clips, {len(left_out)} left out, {len(rows)} prompts; rewards: {', '.join(run.rewards)}",
+        flush=True,
+    )
     trainer = OmniGRPOTrainer(
         model,
         chosen.functions,

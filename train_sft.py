@@ -98,7 +98,7 @@ def main() -> None:
     model = new_adapter(model, args.model, args.lora_rank, args.lora_alpha)
     names = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words")
     shares = {name: getattr(args, name) for name in names}
-    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed))
+    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed), processor.prompt)
     training.max_length = None  # truncation would cut clip placeholders
     training.assistant_only_loss = True
     trainer = ColdStartTrainer(model, training, train_dataset=Dataset.from_list(rows), processing_class=processor)

@@ -40,7 +40,7 @@ def predict_fast(model, processor, clips: Sequence[ClipFeatures]) -> list[dict[s
     space, out = label_space(EKMAN7), []
     for i in track(range(0, len(clips), BATCH), "labels"):
         batch = clips[i : i + BATCH]
-        texts = [ask_text(c, "", space, think=False) for c in batch]
+        texts = [ask_text(processor, c, None, space, think=False) for c in batch]
         out += score_labels(model, processor, batch, texts, ["<answer>"] * len(batch), space)
     return out
 

@@ -5,6 +5,7 @@
     omni label SOURCE… --out FILE     many clips → a table
     omni report RUN                   the curves of a training run, as one HTML file
     omni rewards SAVED.jsonl          rewards over saved completions
+    omni import SRC OUT               a released R1-Omni or HumanOmni folder → a model folder of ours
     omni doctor                       what is installed, and whether it works
 
 Exit codes: 0 done; 1 a fault of ours; 2 something that the user can put right, said in one line; 3 a table
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 BAR = 24  # characters of a probability of 1
-FRAMES = 8  # what read_clip takes by default; for a model that wants another number the clip is read again
+FRAMES, SAMPLING = 8, "mid_bins"  # what read_clip takes by default; for a model that wants others the clip is read again
 ALONE = {("video",): "picture", ("audio",): "sound"}
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRANSFORMERS_VERBOSITY": "error"}
 REMOTE = "hub:"
@@ -68,6 +69,8 @@ Labels = Annotated[
     str, typer.Option(help="A label space (ekman7, dfew7, mafw11, ravdess8, mer6), words a,b,c, or a file.")
 ]
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Give reasons before the answer.")]
+Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32 or bfloat16.")]
+FourBit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the language model in 4 bits (bitsandbytes).")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -100,6 +103,8 @@ def ask(
     think: Think = True,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Judge from the picture alone.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
+    dtype: Dtype = "auto",
+    load_in_4bit: FourBit = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -114,13 +119,13 @@ def ask(
     task = Task(label_space(labels), model, think)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
-        loaded, processor = _load(model)
+        loaded, processor = _load(model, dtype, load_in_4bit)
         from .generate import reason
 
-        if media.frames is not None and processor.frames != FRAMES:
-            media = read_clip(clip, frames=processor.frames, audio=not no_audio, video=not no_video)
+        if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
+            media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
-        answer = reason(loaded, processor, media, _question(question), labels=task.space, think=think)
+        answer = reason(loaded, processor, media, question, labels=task.space, think=think)
     if as_json:
         job = Job(clip, _question(question), media.sha256)
         row = clip_row(job, task, answer, time.perf_counter() - started)
@@ -165,6 +170,29 @@ def label(
     )
     if summary.errors:
         raise typer.Exit(3)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A released R1-Omni or HumanOmni folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    towers: Annotated[str, typer.Option(help="checkpoint, or upstream: from --vision and --audio.")] = "checkpoint",
+    vision: Annotated[Path | None, typer.Option(help="The folder of SigLIP.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="The folder of Whisper.")] = None,
+    bert: Annotated[Path | None, typer.Option(help="The folder of BERT: its word list (vocab.txt).")] = None,
+    layout: Annotated[str, typer.Option(help="The prompt: inference, cold_start or rl.")] = "inference",
+    fit: Annotated[str, typer.Option(help="How frames become square: squeeze, or pad as in its training.")] = "squeeze",
+    debug: Debug = False,
+) -> None:
+    """Turn a released R1-Omni or HumanOmni folder into a model folder of ours."""
+    _offline("default")
+    with _status("Importing…"):
+        from .import_weights import import_weights
+
+        report = import_weights(
+            source, out, towers=towers, vision=vision, audio=audio, bert=bert, layout=layout, fit=fit
+        )
+    typer.echo("\n".join([*report.lines(), f"written to {out}"]))
 
 
 @app.command()
@@ -250,11 +278,11 @@ def _print_reasons(answer: Answer) -> None:
             console.print(Text(line, style="dim"), soft_wrap=True)
 
 
-def _load(model: str) -> tuple[Any, Any]:
+def _load(model: str, dtype: str, four_bit: bool) -> tuple[Any, Any]:
     _offline(model)
     from .loading import load
 
-    loaded, processor = load(model)
+    loaded, processor = load(model, dtype=dtype, four_bit=four_bit)
     return loaded, processor
 
 

@@ -42,7 +42,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import av
 
 T = TypeVar("T")
+Sampling: TypeAlias = Callable[[list[int], int, int], list[int]]  # stamps, end, count → the stamps taken
 RATE = 16_000  # Hz of every wave: what Whisper-style audio towers take
 LONG_SIDE = 640  # px; longer sides are shrunk while converting to RGB: ample for a face tower
 SILENCE = 10 ** (-70 / 20)  # of full scale: a peak of 10 steps of 16 bits; no open microphone is so quiet
@@ -211,6 +212,7 @@ def read_clip(
     audio: bool = True,
     video: bool = True,
     limits: Limits | None = None,
+    sampling: str = "mid_bins",
 ) -> Clip:
     """Reads the pictures and the sound of a local video, sound or image file.
 
@@ -220,6 +222,7 @@ def read_clip(
         audio: False leaves the sound out on purpose (no warning).
         video: False leaves the picture out on purpose (no warning).
         limits: What the clip may cost; `Limits()` if None.
+        sampling: Which pictures are taken, a key of `SAMPLINGS`.
 
     Raises:
         ClipError: With a code and a sentence of `REASONS`.
@@ -240,7 +243,7 @@ def read_clip(
     if demuxer == "image":
         clip = _read_image(file, name, limits)
     else:
-        clip = _read_media(file, name, demuxer, frames, audio, video, limits)
+        clip = _read_media(file, name, demuxer, frames, audio, video, limits, SAMPLINGS[sampling])
     return _checked(replace(clip, sha256=sha256), name, audio, video)
 
 
@@ -429,7 +432,9 @@ class _Budget:
             raise _error("too_long.audio", self.name, limit=self.limits.audio_bytes / 2**20)
 
 
-def _read_media(file: Path, name: str, demuxer: str, frames: int, audio: bool, video: bool, limits: Limits) -> Clip:
+def _read_media(
+    file: Path, name: str, demuxer: str, frames: int, audio: bool, video: bool, limits: Limits, sampling: Sampling
+) -> Clip:
     with _open(file, name, demuxer) as container:
         picture, sound, is_cut = _demux(container, demuxer, name, limits)
         span = _span(picture, sound, name, limits)
@@ -437,7 +442,7 @@ def _read_media(file: Path, name: str, demuxer: str, frames: int, audio: bool, v
         shown, wave = _Pictures(None, np.zeros(0), ()), None
         if video and picture:
             _open_decoder(picture, "pictures", name, limits)
-            shown = _decode_pictures(picture, span, frames, budget)
+            shown = _decode_pictures(picture, span, frames, budget, sampling)
         if audio and sound:
             _open_decoder(sound, "sound", name, limits)
             wave = _decode_sound(sound, span.zero, budget)
@@ -596,8 +601,21 @@ def mid_bins(stamps: list[int], end: int, count: int) -> list[int]:
     return [stamps[max(bisect_right(stamps, middle // (2 * count)) - 1, 0)] for middle in middles]
 
 
-def _decode_pictures(track: _Track, span: _Span, count: int, budget: _Budget) -> _Pictures:
-    picks = mid_bins(span.stamps, span.end, count)
+def even_indices(stamps: list[int], end: int, count: int) -> list[int]:
+    """The sampling of the released R1-Omni: by number and not by time, of F pictures the round((i + ½)(F − 1)/count)-th.
+
+    >>> even_indices(list(range(75)), 75, 8)
+    [5, 14, 23, 32, 42, 51, 60, 69]
+    """
+    step = (len(stamps) - 1) / count
+    return [stamps[round(step * (i + 0.5) + 1e-6)] for i in range(count)]
+
+
+SAMPLINGS: dict[str, Sampling] = {"mid_bins": mid_bins, "even_indices": even_indices}
+
+
+def _decode_pictures(track: _Track, span: _Span, count: int, budget: _Budget, sampling: Sampling) -> _Pictures:
+    picks = sampling(span.stamps, span.end, count)
     if not track.has_times:
         picker = _decode_in_order(track, picks, span.stamps, budget)
     else:

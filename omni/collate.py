@@ -18,7 +18,7 @@ taken away, and the answer is then what is true of the rest:
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +27,7 @@ from rich.progress import track
 from torch import Tensor
 
 from .align import Aligned, phrase_embeddings
-from .answer import QUESTION, format_answer, prompt
-from .clip import read_clip
+from .answer import format_answer, prompt
 from .cues.lexicon import CUES
 from .cues.truth import cue_truth
 from .emotions import EKMAN7
@@ -74,7 +73,7 @@ def encode_examples(manifests: Sequence[str], cache: FeatureCache) -> tuple[list
     encoded, left_out = [], []
     for example in track(examples, "encoding clips", disable=not sys.stderr.isatty()):
         try:
-            clip = read_clip(example.clip, frames=cache.processor.frames)
+            clip = cache.processor.read(example.clip)
         except ClipError as err:
             left_out.append(str(err))
             continue
@@ -82,8 +81,8 @@ def encode_examples(manifests: Sequence[str], cache: FeatureCache) -> tuple[list
     return encoded, left_out
 
 
-def sft_rows(examples: Sequence[Encoded], options: RowOptions) -> list[dict]:
-    """Rows for the cold start."""
+def sft_rows(examples: Sequence[Encoded], options: RowOptions, ask: Callable[..., str] = prompt) -> list[dict]:
+    """Rows for the cold start; `ask` writes the user's turn, `OmniProcessor.prompt` of the model that learns."""
     rng = random.Random(options.seed)
     rows = []
     for example, clip, path in examples:
@@ -94,7 +93,7 @@ def sft_rows(examples: Sequence[Encoded], options: RowOptions) -> list[dict]:
                     without = [*without, "audio"]
                 words = changed.transcript if rng.random() < options.words else None
                 if seen.rationale or not think:
-                    rows.append(_row(seen, changed, path, think, without, words))
+                    rows.append(_row(seen, changed, path, think, without, words, ask))
     rng.shuffle(rows)
     return rows
 
@@ -143,8 +142,16 @@ def _gone(clip: ClipFeatures, changed: ClipFeatures) -> list[str]:
     return sorted(set(clip.features) - set(changed.features))
 
 
-def _row(example: Example, clip: ClipFeatures, path: Path, think: bool, without: list[str], words: str | None) -> dict:
-    text = prompt(example.question or QUESTION, EKMAN7, think=think, modalities=clip.modalities, transcript=words)
+def _row(
+    example: Example,
+    clip: ClipFeatures,
+    path: Path,
+    think: bool,
+    without: list[str],
+    words: str | None,
+    ask: Callable[..., str],
+) -> dict:
+    text = ask(example.question, EKMAN7, think=think, modalities=clip.modalities, transcript=words)
     answer = format_answer(example.label, (example.rationale or "") if think else "")
     part = {"type": "video", "path": str(path), "text": None, "without": without}
     return {

@@ -34,6 +34,11 @@ class OmniConfig(PreTrainedConfig):
         frames: frames sampled from a clip, at the middles of equal bins; 8 as in R1-Omni.
         audio_pool: encoder steps (20 ms) averaged into one audio feature; 5 gives 100 ms.
         transcribe: keep Whisper's decoder, so that the words spoken can go into the prompt.
+        video_token_id, audio_token_id: placeholders of the released models, whose prompts name the two senses apart;
+            None for ours, which have `clip_token_id`.
+        vision_normed: take the vision tower's states after its final norm; the released models take them before.
+        audio_padded: hear windows of 30 s, filled with silence, as the released models do, and not the sound's length.
+        prosody: measure pitch, loudness and rate as one more stream.
     """
 
     model_type = "omni"
@@ -51,12 +56,24 @@ class OmniConfig(PreTrainedConfig):
     frames: int = 8
     audio_pool: int = 5
     transcribe: bool = False
+    video_token_id: int | None = None
+    audio_token_id: int | None = None
+    vision_normed: bool = True
+    audio_padded: bool = False
+    prosody: bool = True
     tie_word_embeddings: bool = True
+
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """Token ids that the parts of a clip take the places of, in the order of the prompt."""
+        if self.video_token_id is None or self.audio_token_id is None:
+            return {"clip": self.clip_token_id}
+        return {"video": self.video_token_id, "audio": self.audio_token_id}
 
     @property
     def image_token_id(self) -> int:
         """TRL asks every multimodal model for this name and keeps the token out of sampling."""
-        return self.clip_token_id
+        return next(iter(self.placeholders.values()))
 
     @property
     def sees_faces(self) -> bool:
@@ -70,4 +87,5 @@ class OmniConfig(PreTrainedConfig):
             vision = {"expression": len(self.vision_config.labels), "video": self.vision_config.detail_size}
         else:
             vision = {"video": self.vision_config.hidden_size}
-        return {**vision, "audio": self.audio_config.d_model, "prosody": len(FEATURES)}
+        prosody = {"prosody": len(FEATURES)} if self.prosody else {}
+        return {**vision, "audio": self.audio_config.d_model, **prosody}

@@ -41,12 +41,13 @@ def audio_tower(config: WhisperConfig, transcribe: bool) -> nn.Module:
 
 
 @torch.no_grad()
-def see(tower: nn.Module, pixel_values_videos: Tensor, video_times: Tensor) -> Streams:
+def see(tower: nn.Module, pixel_values_videos: Tensor, video_times: Tensor, normed: bool = True) -> Streams:
     """Frames to streams.
 
     Args:
         pixel_values_videos: (B, T, 3, H, W), as the tower's preprocessing made them.
         video_times: (B, T) in seconds, NaN for a frame that is not there.
+        normed: states after the tower's final norm, not before it.
 
     Returns:
         `video`, and for a face tower also `expression`, the log-probabilities of its seven classes. A frame without a
@@ -56,7 +57,8 @@ def see(tower: nn.Module, pixel_values_videos: Tensor, video_times: Tensor) -> S
         seen = tower(pixel_values_videos)
         times = video_times.masked_fill(~seen.found, torch.nan)
         return Streams({"expression": seen.expression, "video": seen.detail}, {"expression": times, "video": times})
-    patches = tower(pixel_values_videos.flatten(0, 1)).last_hidden_state  # (B·T, N, Dv)
+    out = tower(pixel_values_videos.flatten(0, 1), output_hidden_states=not normed)
+    patches = out.last_hidden_state if normed else out.hidden_states[-1]  # (B·T, N, Dv)
     batch, tokens = len(pixel_values_videos), patches.shape[1]
     return Streams(
         {"video": patches.reshape(batch, -1, patches.shape[-1])},  # (B, T·N, Dv)
@@ -65,16 +67,18 @@ def see(tower: nn.Module, pixel_values_videos: Tensor, video_times: Tensor) -> S
 
 
 @torch.no_grad()
-def hear(tower: nn.Module, input_features: Tensor, seconds: Tensor, pool: int) -> Streams:
+def hear(tower: nn.Module, input_features: Tensor, seconds: Tensor, pool: int, padded: bool = False) -> Streams:
     """Log-mel frames to the stream `audio`.
 
     Args:
         input_features: (B, M, L), right-padded.
         seconds: (B,) length of the sound of each clip; 0 for a clip without sound.
         pool: encoder steps (20 ms) averaged into one feature.
+        padded: go through all frames given, silence after the sound too; a last mean over fewer steps is dropped.
     """
-    rows = [encode_sound(tower, mel, seconds=float(s)) for mel, s in zip(input_features, seconds, strict=True)]
-    pooled = [_average(row, pool) for row in rows]
+    lengths = [input_features.shape[-1] / MEL_HZ * (s > 0) if padded else s for s in seconds.tolist()]
+    rows = [encode_sound(tower, mel, seconds=s) for mel, s in zip(input_features, lengths, strict=True)]
+    pooled = [_average(row[: len(row) // pool * pool] if padded else row, pool) for row in rows]
     length = max(1, max(len(row) for row in pooled))
     features = torch.stack([_pad(row, length, 0.0) for row in pooled])  # (B, T, Da)
     step = pool * 2 / MEL_HZ

@@ -166,7 +166,11 @@ def cache_key(model, processor) -> str:
         for name, value in sorted(tower.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    digest.update(json.dumps([processor.vision, processor.frames, backbone.config.audio_pool], sort_keys=True).encode())
+    how = backbone.config
+    recipe = [processor.vision, processor.frames, how.audio_pool]
+    if not how.vision_normed or how.audio_padded or processor.sampling != "mid_bins":
+        recipe += [how.vision_normed, how.audio_padded, processor.sampling]
+    digest.update(json.dumps(recipe, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

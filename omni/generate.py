@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, TextIteratorStreamer
 
-from .answer import QUESTION, TAG, Answer, Parsed, format_answer, parse_answer, prompt
-from .clip import Clip, read_clip
+from .answer import TAG, Answer, Parsed, format_answer, parse_answer
+from .clip import Clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .features import ClipFeatures, encode_clip, to_device
@@ -30,7 +30,7 @@ MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
 SOURCES = str | Path | Clip | ClipFeatures
 
 
-def reason(model, processor, clip: SOURCES, question: str = QUESTION, **options) -> Answer:
+def reason(model, processor, clip: SOURCES, question: str | None = None, **options) -> Answer:
     """Answer one question about one clip; options as in `reason_batch`."""
     return reason_batch(model, processor, [clip], question=question, **options)[0]
 
@@ -41,7 +41,7 @@ def reason_batch(
     processor,
     clips: Sequence[SOURCES],
     *,
-    question: str = QUESTION,
+    question: str | None = None,
     labels: LabelSpace | Sequence[str] | str = EKMAN7,
     think: bool = True,
     constrain: bool = False,
@@ -53,6 +53,7 @@ def reason_batch(
 
     Args:
         clips: paths, `Clip`s or encoded `ClipFeatures`.
+        question: None asks the model's own question.
         labels: the label space over which probabilities are given.
         think: ask for the reasons before the answer.
         constrain: end every answer with the best label in its tags, even where the model's own text is malformed;
@@ -67,7 +68,7 @@ def reason_batch(
     """
     space = label_space(labels)
     encoded = [as_features(model, processor, clip) for clip in clips]
-    texts = [ask_text(clip, question, space, think) for clip in encoded]
+    texts = [ask_text(processor, clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
     encoded = warned(model, encoded, inputs)
     written = _write(model, processor, inputs, max_new_tokens, temperature, seed)
@@ -84,7 +85,7 @@ def stream(
     model,
     processor,
     clip: SOURCES,
-    question: str = QUESTION,
+    question: str | None = None,
     *,
     labels=EKMAN7,
     think: bool = True,
@@ -92,7 +93,9 @@ def stream(
 ) -> Iterator[str]:
     """Yield the text of `reason` piece by piece as it is written."""
     encoded = as_features(model, processor, clip)
-    inputs = build_inputs(model, processor, [encoded], [ask_text(encoded, question, label_space(labels), think)])
+    inputs = build_inputs(
+        model, processor, [encoded], [ask_text(processor, encoded, question, label_space(labels), think)]
+    )
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     failure: list[BaseException] = []
 
@@ -116,7 +119,7 @@ def as_features(model, processor, clip: SOURCES) -> ClipFeatures:
     if isinstance(clip, ClipFeatures):
         return clip
     if not isinstance(clip, Clip):
-        clip = read_clip(clip, frames=processor.frames)
+        clip = processor.read(clip)
     return encode_clip(model, processor, clip)
 
 
@@ -134,9 +137,9 @@ def warned(model, clips: Sequence[ClipFeatures], inputs: dict) -> list[ClipFeatu
     ]
 
 
-def ask_text(clip: ClipFeatures, question: str, space: LabelSpace, think: bool) -> str:
+def ask_text(processor, clip: ClipFeatures, question: str | None, space: LabelSpace, think: bool) -> str:
     """The text of the user turn for one clip."""
-    return prompt(question, space.labels, think=think, modalities=clip.modalities, transcript=clip.transcript)
+    return processor.prompt(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
 
 
 def build_inputs(
@@ -169,7 +172,7 @@ def _write(model, processor, inputs: dict, max_new_tokens: int, temperature: flo
     """Generate the text of every row."""
     tokenizer, start = processor.tokenizer, inputs["input_ids"].shape[1]
     if can_roll_out(model):
-        never = (model.config.clip_token_id,)
+        never = tuple(model.config.placeholders.values())
         sampling = Sampling(max_new_tokens, (tokenizer.eos_token_id,), temperature, never=never)
         rows = roll_out(model, inputs, range(len(inputs["input_ids"])), sampling, torch.Generator().manual_seed(seed))
     else:

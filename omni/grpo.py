@@ -14,7 +14,7 @@ The objective is TRL's; `docs/grpo.md` has its equations and what differs from R
 """
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,12 +41,19 @@ class TrainingError(OmniError):
     """A run that cannot start or go on; the message says what to do."""
 
 
-def grpo_rows(examples: Sequence[Encoded], space: LabelSpace, think: bool = True, request: str = "") -> list[dict]:
+def grpo_rows(
+    examples: Sequence[Encoded],
+    space: LabelSpace,
+    think: bool = True,
+    request: str = "",
+    ask: Callable[..., str] = prompt,
+) -> list[dict]:
     """Rows for `OmniGRPOTrainer`: a prompt with the file of the encoded clip, the label, and what rewards may ask for.
 
     Args:
         think: ask for the reasons before the answer.
         request: a sentence after each question, such as `rewards.confidence.REQUEST`.
+        ask: writes the user's turn, `OmniProcessor.prompt` of the model that learns.
 
     Raises:
         TrainingError: a label is not in the label space.
@@ -60,8 +67,8 @@ def grpo_rows(examples: Sequence[Encoded], space: LabelSpace, think: bool = True
                 f"({', '.join(space.labels)}). Correct the manifest, or give another space with --labels.",
                 code="label",
             )
-        question = f"{example.question or QUESTION} {request}".strip()
-        text = prompt(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
+        question = f"{example.question or QUESTION} {request}" if request else example.question
+        text = ask(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
         part: dict = {"type": "video", "path": str(path), "text": None, "without": []}
         content = [part, {"type": "text", "path": None, "text": text, "without": []}]
         facts = {"action_units": example.extra.get("action_units"), "prosody": example.extra.get("prosody")}
@@ -101,6 +108,7 @@ class OmniGRPOTrainer(GRPOTrainer):
     """
 
     _clips: list[ClipFeatures]  # one for every row being worked on
+    _texts: list[str]  # what each of them is asked
     _copies: list[int]  # which distinct prompt a row has
 
     def __init__(
@@ -125,7 +133,7 @@ class OmniGRPOTrainer(GRPOTrainer):
             row[keep.bool()].tolist()
             for row, keep in zip(self._prompts["input_ids"], self._prompts["attention_mask"], strict=True)
         ]
-        self._clips = [clips[i] for i in self._copies]
+        self._clips, self._texts = [clips[i] for i in self._copies], [texts[i] for i in self._copies]
         return [ids[i] for i in self._copies], None, {}
 
     def _distinct(self, prompts: list) -> Distinct:
@@ -181,7 +189,7 @@ class OmniGRPOTrainer(GRPOTrainer):
             self.args.temperature,
             self.args.top_k or 0,
             self.args.top_p,
-            never=(self.processing_class.video_token_id,),
+            never=tuple(self.accelerator.unwrap_model(self.model).config.placeholders.values()),
         )
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
@@ -192,7 +200,7 @@ class OmniGRPOTrainer(GRPOTrainer):
         step = self.state.global_step
         if self.save_completions and step % self.save_completions == 0 and self.accelerator.is_main_process:
             self._write_completions(inputs, step)
-        return {**out, "clips": self._clips}
+        return {**out, "clips": self._clips, "texts": self._texts}
 
     def _write_completions(self, inputs: list[dict], step: int) -> None:
         count = len(inputs)  # of this process, which the main one's come first
@@ -223,7 +231,7 @@ class OmniGRPOTrainer(GRPOTrainer):
         rows, share = len(inputs["advantages"]), 1.0
         if self.beta == 0.0 and not self._entropy_bonus_enabled:
             inputs, share = with_signal(inputs, self.loss_type)
-        self._clips = inputs["clips"]
+        self._clips, self._texts = inputs["clips"], inputs["texts"]
         loss = super()._compute_loss(model, inputs) * share
         if self.model.training:
             self._metrics["train"]["rows_without_signal"].append(1 - len(inputs["advantages"]) / rows)
@@ -252,12 +260,14 @@ class OmniGRPOTrainer(GRPOTrainer):
             ids, mask, clips = input_ids[rows], attention_mask[rows], self._clips[rows]
             first, groups = distinct_rows(ids[:, :-logits_to_keep], clips)
             features, times = collate([clips[i] for i in first.tolist()])
+            asked = self.processing_class.instructions([self._texts[start + i] for i in first.tolist()])
             with self.accelerator.autocast():
                 out = model(
                     input_ids=ids,
                     attention_mask=mask,
                     clip_features=to_device(features, ids.device),
                     clip_times=to_device(times, ids.device),
+                    **to_device(asked, ids.device),
                     groups=groups,
                     completion=logits_to_keep,
                     temperature=self.temperature,

@@ -2,10 +2,12 @@
 
     folder with config.json            an OmniForConditionalGeneration saved by us
     folder with adapter_config.json    a PEFT adapter (fusion and LoRA) on the base that it names, mostly "default"
+    released R1-Omni or HumanOmni      as it was downloaded, see `import_weights.py`
 
 The network is touched only for a name that begins with `hub:`. Weights are safetensors only and no code of a
 checkpoint is run. The language model runs in bfloat16 where the processor multiplies it natively, else in float32;
-the towers and the fusion adapter are small and stay in float32.
+the towers and the fusion adapter stay in float32, unless their folder holds bfloat16 (an imported model, whose towers are
+larger than its language model).
 """
 
 import json
@@ -19,10 +21,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
+from .import_weights import KIND as RELEASED
+from .import_weights import assemble
 from .model import OmniForConditionalGeneration
 from .processing import OmniProcessor
+from .released import ReleasedProcessor
 
 HUB = "hub:"
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+PROCESSORS = {"OmniProcessor": OmniProcessor, "ReleasedProcessor": ReleasedProcessor}
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # all of the decoder
 DEFAULT_ADAPTER = Path(__file__).parent / "default" / "adapter"
 
@@ -41,7 +48,7 @@ def load(
 
     Args:
         name: "default", a folder, or "hub:owner/name".
-        dtype: of the language model: "auto", "float32" or "bfloat16".
+        dtype: of the language model, or of all of an imported model: "auto", "float32" or "bfloat16".
         device: "auto" takes a GPU if there is one.
         adapter: False gives the base without its trained adapters (fusion is then untrained).
         merge: fold LoRA into the weights, which makes every token cheaper; False keeps a `PeftModel`.
@@ -56,11 +63,20 @@ def load(
         ModelError: the folder is missing or holds no weights; says what to do.
     """
     folder, trained = _resolve(name)
+    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if dtype not in DTYPES:
+        raise ModelError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.", code="dtype")
     with _quiet():
         how = {"quantization_config": four_bits()} if four_bit else {}
-        model = OmniForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **how)
-        processor = OmniProcessor.from_pretrained(folder)
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        kind = _facts(folder)
+        whole = best_dtype(place) if dtype == "auto" else DTYPES[dtype]
+        if kind["model_type"] == RELEASED:
+            model, processor, _ = assemble(folder, dtype=whole, **how)
+        else:
+            imported = kind.get("dtype") == "bfloat16"  # as the released checkpoints are
+            how |= {"dtype": whole if imported else torch.float32}
+            model = OmniForConditionalGeneration.from_pretrained(folder, use_safetensors=True, **how)
+            processor = PROCESSORS[_facts(folder, "processor_config.json")["processor_class"]].from_pretrained(folder)
     if four_bit:
         keep_gradients(model)
     else:
@@ -114,11 +130,9 @@ def keep_gradients(model) -> None:
 
 def cast_language_model(model, dtype: str) -> None:
     """Put the decoder and its head into `dtype` ("auto", "float32", "bfloat16")."""
-    kinds = {"auto": best_dtype(model.device), "float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype not in kinds:
-        raise ModelError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(kinds)}.", code="dtype")
-    model.model.language_model.to(kinds[dtype])
-    model.lm_head.to(kinds[dtype])
+    chosen = DTYPES[dtype] or best_dtype(model.device)
+    model.model.language_model.to(chosen)
+    model.lm_head.to(chosen)
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -154,13 +168,18 @@ def _resolve(name: str | Path) -> tuple[Path, Path | None]:
             f"{folder} holds no model: config.json and *.safetensors are needed. Give another folder, or 'default'.",
             code="no_weights",
         )
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != "omni":
+    kind = _facts(folder).get("model_type")
+    if kind not in ("omni", RELEASED):
         raise ModelError(
-            f"{folder} is a {kind!r} model, not one of ours. Give a folder that save_pretrained of ours wrote.",
+            f"{folder} is a {kind!r} model, not one of ours. Give a folder that save_pretrained of ours wrote, or a "
+            "released R1-Omni or HumanOmni.",
             code="kind",
         )
     return folder, None
+
+
+def _facts(folder: Path, name: str = "config.json") -> dict:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 def _download(name: str) -> Path:

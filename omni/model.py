@@ -27,11 +27,11 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 
 from .config import OmniConfig
-from .encoders import Streams, audio_tower, hear, see, vision_tower
-from .fusion import FUSIONS
+from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
+from .fusion import FUSIONS, Instruction
 
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
-CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times")  # consumed by the prefill, then in the cache
+CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times", "instruction_ids", "instruction_mask")  # consumed by the prefill
 
 
 class OmniPreTrainedModel(PreTrainedModel):
@@ -96,19 +96,26 @@ class OmniModel(OmniPreTrainedModel):
         prosody: Tensor | None = None,
         prosody_times: Tensor | None = None,
     ) -> Streams:
-        """Media of B clips to streams; what is not given is absent."""
-        features, times = {}, {}
-        for streams in (
-            see(self.vision_tower, pixel_values_videos, video_times) if pixel_values_videos is not None else None,
-            hear(self.audio_tower, input_features, audio_seconds, self.config.audio_pool)
-            if input_features is not None
-            else None,
-            Streams({"prosody": prosody}, {"prosody": prosody_times}) if prosody is not None else None,
-        ):
-            if streams is not None:
-                features.update(streams.features)
-                times.update(streams.times)
-        return Streams(features, times)
+        """Media of B clips to streams; what is not given is absent.
+
+        Without `video_times` frames count as a second apart, and without `audio_seconds` the sound as long as its mel.
+        """
+        found = []
+        if pixel_values_videos is not None:
+            pixels = pixel_values_videos.to(next(self.vision_tower.parameters()).dtype)
+            if video_times is None:
+                video_times = torch.arange(pixels.shape[1], device=pixels.device).float().expand(pixels.shape[:2])
+            found.append(see(self.vision_tower, pixels, video_times, self.config.vision_normed))
+        if input_features is not None:
+            if audio_seconds is None:
+                audio_seconds = torch.full((len(input_features),), input_features.shape[-1] / MEL_HZ)
+            found.append(
+                hear(self.audio_tower, input_features, audio_seconds, self.config.audio_pool, self.config.audio_padded)
+            )
+        if prosody is not None:
+            found.append(Streams({"prosody": prosody}, {"prosody": prosody_times}))
+        features = {name: x for streams in found for name, x in streams.features.items()}
+        return Streams(features, {name: t for streams in found for name, t in streams.times.items()})
 
     def merge(
         self,
@@ -116,20 +123,29 @@ class OmniModel(OmniPreTrainedModel):
         embeds: Tensor,
         clip_features: dict[str, Tensor],
         clip_times: dict[str, Tensor],
+        instruction: Instruction | None = None,
     ) -> Tensor:
-        """Put the clip tokens of each row where its placeholders are: (B, L, E)."""
-        fused = self.fusion(clip_features, clip_times)
-        mask = input_ids == self.config.clip_token_id  # (B, L)
-        counts, wanted = mask.sum(1), fused.tokens.shape[1]
-        if not bool((counts == wanted).all()):
-            raise ValueError(
-                f"Every row needs {wanted} clip placeholders, got {counts.tolist()}: build inputs with OmniProcessor."
-            )
-        return embeds.masked_scatter(mask[..., None], fused.tokens.to(embeds.dtype))
+        """Put the clip tokens of each row where its placeholders are: (B, L, E).
 
-    def completions(
-        self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor, length: int, **clips: dict[str, Tensor]
-    ) -> Tensor:
+        Where a prompt names the senses apart, one without placeholders is left out of a row.
+        """
+        fused = self.fusion(clip_features, clip_times, instruction)
+        apart = len(self.config.placeholders) > 1
+        for name, token in self.config.placeholders.items():
+            tokens = fused.parts.get(name, embeds[:, :0])  # (B, N, E)
+            there = fused.present.get(name, tokens.new_ones(tokens.shape[:2], dtype=torch.bool))  # (B, N)
+            at = input_ids == token  # (B, L)
+            counts, wanted = at.sum(1), there.sum(1)
+            asked = (counts > 0) | (not apart)
+            if not bool((counts == wanted)[asked].all()):
+                raise ValueError(
+                    f"The rows need {wanted.tolist()} {name} placeholders, got {counts.tolist()}: build inputs with "
+                    "the model's processor."
+                )
+            embeds = embeds.masked_scatter(at[..., None], tokens[there & asked[:, None]].to(embeds.dtype))
+        return embeds
+
+    def completions(self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor, length: int, **clips) -> Tensor:
         """Hidden states (B, length, E) that predict the completions of B rows, each distinct prompt run once.
 
         The keys and values of a prompt are shared by the completions of its group, with gradients: the sum over the
@@ -139,7 +155,7 @@ class OmniModel(OmniPreTrainedModel):
             input_ids: left-padded prompts and right-padded completions, (B, P + length).
             attention_mask: (B, P + length).
             groups: which of U prompts each row has, (B,), numbered in the order of their first rows.
-            clips: `clip_features` and `clip_times` of the U prompts.
+            clips: `clip_features`, `clip_times` and, where the fusion wants it, the instruction of the U prompts.
         """
         first = torch.stack([(groups == g).nonzero()[0, 0] for g in range(int(groups.max()) + 1)])  # (U,)
         prompt = input_ids.shape[1] - length
@@ -166,18 +182,26 @@ class OmniModel(OmniPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         clip_features: dict[str, Tensor] | None = None,
         clip_times: dict[str, Tensor] | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """Hidden states (B, L, E) of a prompt with its clips, given as media (names in `MEDIA`) or as streams."""
+        """Hidden states (B, L, E) of a prompt with its clips, given as media (names in `MEDIA`) or as streams.
+
+        `instruction_ids` and their mask are for mechanisms that are conditioned on what is asked.
+        """
         media = {name: kwargs.pop(name) for name in MEDIA if name in kwargs}
         media = {name: value for name, value in media.items() if value is not None}
         if clip_features is None and media:
             clip_features, clip_times = self.encode(**media)
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            ids = torch.tensor(list(self.config.placeholders.values()), device=input_ids.device)
+            places = torch.isin(input_ids, ids)  # which may lie beyond the vocabulary
+            inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
             if clip_features is not None:
-                inputs_embeds = self.merge(input_ids, inputs_embeds, clip_features, clip_times)
-            elif bool((input_ids == self.config.clip_token_id).any()):
+                asked = None if instruction_ids is None else Instruction(instruction_ids, instruction_mask)
+                inputs_embeds = self.merge(input_ids, inputs_embeds, clip_features, clip_times, asked)
+            elif bool(places.any()):
                 raise ValueError(
                     "The prompt has clip placeholders but no clip was given: pass the processor's whole output."
                 )
@@ -226,6 +250,8 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         prosody_times: Tensor | None = None,
         clip_features: dict[str, Tensor] | None = None,
         clip_times: dict[str, Tensor] | None = None,
+        instruction_ids: Tensor | None = None,
+        instruction_mask: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         groups: Tensor | None = None,
@@ -243,7 +269,8 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         if groups is not None:
             if input_ids is None or attention_mask is None:
                 raise ValueError("Completions are scored by their ids: give input_ids and attention_mask with groups.")
-            clips = {"clip_features": clip_features, "clip_times": clip_times}
+            clips: dict = {"clip_features": clip_features, "clip_times": clip_times}
+            clips |= {"instruction_ids": instruction_ids, "instruction_mask": instruction_mask}
             hidden = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
             ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()
             return score_tokens(hidden, self.lm_head, ids, mask, temperature)
@@ -261,6 +288,8 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             prosody_times=prosody_times,
             clip_features=clip_features,
             clip_times=clip_times,
+            instruction_ids=instruction_ids,
+            instruction_mask=instruction_mask,
             **kwargs,
         )
         hidden = out.last_hidden_state

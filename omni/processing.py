@@ -13,6 +13,7 @@ is built for CUDA and does not load beside a CPU torch. Text of users cannot wri
 `sanitize_control_tokens` encodes them as plain text.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,9 +26,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 
+from .answer import prompt
 from .clip import Clip, read_clip
 from .config import OmniConfig
 from .cues.voice import prosody_track
+from .emotions import LabelSpace
 from .faces import letterbox
 from .features import ClipFeatures, collate, read_features
 
@@ -57,6 +60,7 @@ class OmniProcessor(ProcessorMixin):
         frames: frames sampled from a clip.
         vision: frame preprocessing: `{"kind": "letterbox", "size": 288}` for the face tower, or
             `{"kind": "resize", "size": 224, "mean": [...], "std": [...]}` for a patch tower.
+        sampling: which frames of a clip are taken, a key of `omni.clip.SAMPLINGS`.
     """
 
     def __init__(
@@ -69,10 +73,11 @@ class OmniProcessor(ProcessorMixin):
         clip_tokens: int = 32,
         frames: int = 8,
         vision: dict[str, Any] | None = None,
+        sampling: str = "mid_bins",
     ):
         self.clip_token = self.video_token = clip_token
         self.video_token_id = tokenizer.convert_tokens_to_ids(clip_token)
-        self.clip_tokens, self.frames = clip_tokens, frames
+        self.clip_tokens, self.frames, self.sampling = clip_tokens, frames, sampling
         self.vision = vision or {"kind": "letterbox", "size": 288}
         template = (chat_template or CHAT_TEMPLATE).replace("{{ clip_token }}", clip_token)
         super().__init__(feature_extractor, tokenizer, transcript_tokenizer, chat_template=template)
@@ -81,6 +86,26 @@ class OmniProcessor(ProcessorMixin):
     def video_processor(self) -> "OmniProcessor":
         """What `ProcessorMixin` looks for before it handles videos; we handle them ourselves."""
         return self
+
+    def read(self, path: "str | os.PathLike[str] | Clip", **options) -> Clip:
+        """A clip with the frames that this model looks at; options as in `read_clip`."""
+        return read_clip(path, frames=self.frames, sampling=self.sampling, **options)
+
+    def prompt(
+        self,
+        question: str | None,
+        labels: LabelSpace | str | Sequence[str],
+        *,
+        think: bool = True,
+        modalities: Sequence[str] = ("video", "audio"),
+        transcript: str | None = None,
+    ) -> str:
+        """The text that this model is asked with, after the clip: `omni.answer.prompt`."""
+        return prompt(question, labels, think=think, modalities=modalities, transcript=transcript)
+
+    def instructions(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Model inputs that say what is asked, for fusion that is conditioned on it; ours is not."""
+        return {}
 
     def media(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Clips to media tensors, the names in `omni.model.MEDIA`; what no clip has is left out."""
@@ -179,7 +204,7 @@ class OmniProcessor(ProcessorMixin):
             return clip
         if Path(clip).suffix == ".safetensors":
             return read_features(Path(clip)).without(*(part.get("without") or ()))
-        return read_clip(clip, frames=self.frames)
+        return self.read(clip)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         """Keep clips as they are; HF would fetch paths and URLs."""

@@ -140,8 +140,9 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None =
     >>> draw(torch.tensor([[0.0, 2.0, 1.0]]), Sampling(1, (), temperature=0, never=(1,)))
     tensor([2])
     """
-    if sampling.never:
-        logits = logits.index_fill(-1, torch.tensor(sampling.never), -torch.inf)
+    never = [token for token in sampling.never if token < logits.shape[-1]]  # the others have no logit
+    if never:
+        logits = logits.index_fill(-1, torch.tensor(never), -torch.inf)
     if sampling.temperature == 0:
         return logits.argmax(-1)
     logits = logits / sampling.temperature

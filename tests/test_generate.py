@@ -40,7 +40,7 @@ def test_label_scores_are_the_probabilities_of_whole_continuations(parts):
     model, processor = parts
     clip = encode_clip(model, processor, CLIPS[0])
     space = label_space("angry,happy")
-    text = ask_text(clip, "", space, think=False)
+    text = ask_text(processor, clip, "", space, think=False)
     shared = score_labels(model, processor, [clip], [text], ["<answer>"], space)[0]
     logs = []
     for name in space.labels:
@@ -57,7 +57,7 @@ def test_what_is_missing_is_said_to_the_model_and_to_the_user(parts):
     mute = make_clip(1.0, 7, sound=False)
     answer = reason(*parts, mute, max_new_tokens=2)
     assert answer.modalities == ("video",) and answer.transcript is None
-    text = ask_text(encode_clip(*parts, mute), "Why?", label_space(EKMAN7), think=True)
+    text = ask_text(parts[1], encode_clip(*parts, mute), "Why?", label_space(EKMAN7), think=True)
     assert text.startswith("The clip has picture only.")
 
 

@@ -334,13 +334,13 @@ def test_the_script_trains_leaves_out_what_cannot_be_read_and_resumes(tmp_path):
         "--features", str(tmp_path / "features"), "--output_dir", str(tmp_path / "out"),
         "--rewards", "format", "length", "--per_device_train_batch_size", "8", "--num_generations", "4",
         "--max_completion_length", "8", "--save_steps", "1", "--bf16", "false", "--disable_tqdm", "true",
-        "--save_completions", "1",
+        "--save_completions", "1", "--mode", "both",
     ]  # fmt: skip
     for steps in ("1", "2"):
         resume = ["--resume_from_checkpoint", "true"] if steps == "2" else []
         done = subprocess.run([*command, *resume, "--max_steps", steps], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-    assert "missing.mp4" in done.stderr and "2 clips, 1 left out" in done.stdout
+    assert "missing.mp4" in done.stderr and "2 clips, 1 left out, 4 prompts" in done.stdout
     assert json.loads((tmp_path / "out/checkpoint-2/trainer_state.json").read_text())["global_step"] == 2
     adapted, _ = load(tmp_path / "out", merge=False)
     assert "fusion" in str([n for n, _ in adapted.named_parameters() if "modules_to_save" in n])

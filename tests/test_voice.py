@@ -211,6 +211,9 @@ def test_the_same_seed_says_the_same_samples_and_another_seed_does_not(sentence)
 
 @needs_piper
 def test_speech_of_a_split_uses_its_sentences_and_voices_only():
+    practice = voice.speak_split("rl", "happy", np.random.default_rng(3))
+    assert practice.voice in {cast.name for cast in voice.VOICES if cast.split == "rl"}
+    assert practice.text in {line.text for line in voice.sentences() if line.split == "train"}
     speech = voice.speak_split("validation", "surprise", np.random.default_rng(3))
     assert speech.text in {line.text for line in voice.sentences() if line.split == "validation"}
     assert speech.voice in {cast.name for cast in voice.VOICES if cast.split == "validation"}

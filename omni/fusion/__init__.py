@@ -1,8 +1,11 @@
 """Fusion adapters: how the streams of a clip become soft tokens. One contract, a dict of mechanisms."""
 
-from .contract import Fused, Fusion
+from torch import nn
+
+from .contract import Fused, Fusion, Instruction
 from .foundation import Concat
+from .released import InstructionRouted
 
-FUSIONS: dict[str, type[Fusion]] = {"concat": Concat}
+FUSIONS: dict[str, type[nn.Module]] = {"concat": Concat, "instruction_routed": InstructionRouted}
 
-__all__ = ["FUSIONS", "Fused", "Fusion"]
+__all__ = ["FUSIONS", "Fused", "Fusion", "Instruction"]

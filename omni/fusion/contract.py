@@ -34,21 +34,35 @@ FAMILIAR = 0.99  # share of training clips within the limit of novelty
 STEPS = 12_000  # training steps that the axes are taken from
 
 
+class Instruction(NamedTuple):
+    """What the clip is asked, in the words of a mechanism that is conditioned on it: ids and mask, (B, L)."""
+
+    ids: Tensor
+    mask: Tensor
+
+
 @dataclass(frozen=True)
 class Fused:
     """What a fusion adapter puts out.
 
     Attributes:
-        tokens: soft tokens, (B, N, E).
+        parts: soft tokens {placeholder: (B, N, E)}; one part, "clip", for all but the released projectors.
+        present: {placeholder: (B, N)}, which tokens there are; all of them, for a part that is not named here.
         gates: weight of each stream, (B, streams), summing to one; None for mechanisms without a gate.
         maps: attention maps by name.
         aux: an auxiliary loss, added to the language model's.
     """
 
-    tokens: Tensor
+    parts: dict[str, Tensor]
+    present: dict[str, Tensor] = field(default_factory=dict)
     gates: Tensor | None = None
     maps: dict[str, Tensor] = field(default_factory=dict)
     aux: Tensor | float = 0.0
+
+    @property
+    def tokens(self) -> Tensor:
+        """The tokens of all parts, one after the other, (B, N, E)."""
+        return torch.cat(list(self.parts.values()), 1)
 
 
 class Mixed(NamedTuple):
@@ -106,19 +120,19 @@ class Fusion(nn.Module):
     def build(self) -> None:
         """Make the mechanism's own layers."""
 
-    def fuse(self, hidden: dict[str, Tensor], masks: dict[str, Tensor], instruction: Tensor | None) -> Mixed:
+    def fuse(self, hidden: dict[str, Tensor], masks: dict[str, Tensor], instruction: Instruction | None) -> Mixed:
         """Mix the projected streams {m: (B, T_m, d)} with masks {m: (B, T_m)}; absent streams hold one absent token."""
         raise NotImplementedError
 
     def forward(
-        self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Tensor | None = None
+        self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Instruction | None = None
     ) -> Fused:
         """Fuse the streams of B clips.
 
         Args:
             features: {stream: (B, T, D)}; a stream that is not there is absent.
             times: {stream: (B, T)} in seconds, NaN where a step is padding or missing.
-            instruction: embedded question (B, L, E), for mechanisms conditioned on it.
+            instruction: for mechanisms conditioned on it.
         """
         batch = len(next(iter(features.values())))
         hidden, masks = {}, {}
@@ -130,7 +144,7 @@ class Fusion(nn.Module):
                 masks[name] = torch.ones(batch, 1, dtype=torch.bool, device=hidden[name].device)
         mixed = self.fuse(hidden, masks, instruction)
         pooled = pool(mixed.sequence, mixed.mask, self.tokens)  # (B, N, d)
-        return Fused(self.output(pooled), **mixed.extras)
+        return Fused({"clip": self.output(pooled)}, **mixed.extras)
 
     def _enter(self, name: str, x: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
         mask = ~seconds.isnan()  # (B, T)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .contract import Fusion, Mixed, pool
+from .contract import Fusion, Instruction, Mixed, pool
 
 
 class Concat(Fusion):
@@ -23,7 +23,7 @@ class Concat(Fusion):
         if set(self.shares) != set(self.streams) or sum(self.shares.values()) != self.tokens:
             raise ValueError(f"shares {self.shares} must name the streams {self.streams} and sum to {self.tokens}.")
 
-    def fuse(self, hidden: dict[str, Tensor], masks: dict[str, Tensor], instruction: Tensor | None) -> Mixed:
+    def fuse(self, hidden: dict[str, Tensor], masks: dict[str, Tensor], instruction: Instruction | None) -> Mixed:
         """Pool every stream to its share and put them one after the other."""
         parts = [pool(hidden[m], masks[m], self.shares[m]) for m in self.streams]
         sequence = torch.cat(parts, 1)  # (B, N, d)
