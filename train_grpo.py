@@ -11,6 +11,7 @@ equations in `docs/grpo.md`. All settings of TRL's GRPOConfig can be given besid
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -26,10 +27,9 @@ from omni.emotions import label_space
 from omni.errors import OmniError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
-from omni.loading import load, new_adapter
+from omni.loading import load, new_adapter, train_all
 from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
-
 
 MODES = {"think": (True,), "no-think": (False,), "both": (True, False)}
 
@@ -44,7 +44,7 @@ class Run:
         features: folder for encoded clips; shared by all runs with the same towers.
         labels: the label space.
         rewards: names of rewards; their weights are `reward_weights`.
-        mode: "think" asks for the reasons before the answer, "no-think" for the answer at once, "both" for each of them.
+        mode: "think" asks for the reasons before the answer, "no-think" for the answer alone, "both" for each.
         lora_rank, lora_alpha: a new LoRA, where the model has none.
         full: train all weights of the language model and the fusion adapter instead.
         load_in_4bit: hold the language model in 4 bits (QLoRA).
@@ -70,10 +70,7 @@ def start(run: Run):
         raise TrainingError("Weights in 4 bits cannot be trained: leave out --full or --load_in_4bit.", code="settings")
     model, processor = load(run.model, merge=run.full, trainable=True, four_bit=run.load_in_4bit)
     if run.full:
-        model.requires_grad_(False)
-        model.float()  # an optimizer's small steps vanish in bfloat16
-        model.model.language_model.requires_grad_(True)
-        model.model.fusion.requires_grad_(True)
+        train_all(model)
     elif not isinstance(model, PeftModel):
         model.requires_grad_(False)
         model = new_adapter(model, run.model, run.lora_rank, run.lora_alpha)
@@ -116,7 +113,7 @@ def train(run: Run, args: GRPOConfig) -> None:
     )
     resume = args.resume_from_checkpoint
     if resume in ("true", "True", True):
-        resume = get_last_checkpoint(args.output_dir)
+        resume = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
     if trainer.accelerator.is_main_process:

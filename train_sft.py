@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from rich.progress import Progress
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
@@ -25,8 +26,10 @@ from trl import SFTConfig, TrlParser
 from omni.align import AlignOptions, align
 from omni.collate import RowOptions, align_rows, encode_examples, sft_rows, vocabulary
 from omni.features import FeatureCache
-from omni.loading import load, new_adapter
+from omni.loading import load, new_adapter, train_all
 from omni.sft import ColdStartTrainer
+
+SHARES = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words", "blind", "mute", "nothing")
 
 
 @dataclass
@@ -37,24 +40,31 @@ class ColdStart:
         train: manifests with `label` and `rationale`.
         model: base model, as `omni.loading.load` takes it.
         features: folder for encoded clips; shared by all runs with the same towers.
+        adapter: go on with the adapter that the model has, and do not align; false begins a new one on its base.
         align_epochs: passes of the alignment before the cold start; 0 leaves it out.
         lora_rank, lora_alpha: LoRA on all linear layers of the language model.
-        reasoned, labelled, plain, misread, prosody_only, words: shares of rows, see `omni.collate.RowOptions`.
+        full: train all weights of the language model and the fusion adapter instead.
+        reasoned … nothing: shares of rows, see `omni.collate.RowOptions`.
         resume: go on from the last checkpoint in output_dir, if there is one.
     """
 
     train: list[str] = field(default_factory=list)
     model: str = "default"
     features: str = "features"
+    adapter: bool = False
     align_epochs: int = 20
     lora_rank: int = 16
     lora_alpha: int = 128
+    full: bool = False
     reasoned: float = 1.0
     labelled: float = 1.0
     plain: float = 0.5
     misread: float = 0.1
     prosody_only: float = 0.5
     words: float = 0.5
+    blind: float = 0.12
+    mute: float = 0.1
+    nothing: float = 0.02
     resume: bool = True
 
 
@@ -66,8 +76,11 @@ def main() -> None:
     args, training = parser.parse_args_and_config()
     started = time.time()
     torch.manual_seed(training.seed)
-    model, processor = load(args.model, adapter=False, merge=False, trainable=True)
-    model.requires_grad_(False)
+    model, processor = load(args.model, adapter=args.adapter, merge=False, trainable=True)
+    if not args.adapter:
+        model.requires_grad_(False)
+    elif not isinstance(model, PeftModel):
+        sys.exit(f"train_sft: {args.model} has no adapter to go on with. Leave out --adapter.")
     encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)
@@ -76,7 +89,7 @@ def main() -> None:
     checkpoint = (
         get_last_checkpoint(training.output_dir) if args.resume and Path(training.output_dir).is_dir() else None
     )
-    if args.align_epochs and checkpoint is None:
+    if args.align_epochs and checkpoint is None and not args.adapter:
         began = time.time()
         fusion = model.model.fusion.requires_grad_(True)
         cues, labels, length = vocabulary(model, processor)
@@ -95,9 +108,11 @@ def main() -> None:
             )
         print(f"aligned in {time.time() - began:.0f} s", flush=True)
 
-    model = new_adapter(model, args.model, args.lora_rank, args.lora_alpha)
-    names = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words")
-    shares = {name: getattr(args, name) for name in names}
+    if args.full:
+        train_all(model)
+    elif not args.adapter:
+        model = new_adapter(model, args.model, args.lora_rank, args.lora_alpha)
+    shares = {name: getattr(args, name) for name in SHARES}
     rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed), processor.prompt)
     training.max_length = None  # truncation would cut clip placeholders
     training.assistant_only_loss = True
@@ -106,6 +121,8 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     print(f"trained on {len(rows)} rows in {time.time() - began:.0f} s", flush=True)
     model.save_pretrained(training.output_dir)
+    if args.full:
+        processor.save_pretrained(training.output_dir)
 
 
 if __name__ == "__main__":

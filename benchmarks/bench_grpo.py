@@ -11,8 +11,8 @@ so give --dtype float32 to see that the two are the same. Ours runs first, since
 falls. The first step of each also pays for memory that the process had not touched before and for kernels that are
 compiled for new shapes, so the last of `--steps` is reported, as in the middle of a run.
 
-`r1-omni` has the sizes of R1-Omni-0.5B (Qwen2 494 M, Whisper-large encoder, SigLIP base, 8 frames, 1,500 clip tokens)
-with random weights, without its BERT; its clip is random pictures and noise.
+`r1-omni` has the layout of R1-Omni-0.5B (1.37 B parameters: Qwen2, Whisper-large encoder, SigLIP base, BERT; 892 clip
+tokens) with random weights; its clip is random pictures and noise.
 """
 
 import copy
@@ -28,16 +28,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from released_layout import write_released  # beside this script
 from torch import Tensor
-from transformers import Qwen2Config, SiglipVisionConfig, WhisperConfig
 
-from omni.answer import prompt
-from omni.clip import Clip, read_clip
-from omni.config import OmniConfig
+from omni.clip import Clip
 from omni.emotions import EKMAN7
 from omni.features import collate, encode_clip
-from omni.loading import cast_language_model, load, new_adapter
-from omni.model import OmniForConditionalGeneration
+from omni.loading import load, new_adapter
 from omni.rollout import Sampling, roll_out
 
 CLIPS = Path(__file__).parent.parent / "examples" / "clips"
@@ -58,38 +55,18 @@ class Phases:
         self.cpu[name] = round(time.process_time() - cpu, 2)
 
 
-def default_layout(count: int, dtype: str):
+def default_layout(count: int, dtype: str, weights: Path):
     """The default model and bundled clips."""
     model, processor = load("default", adapter=False, merge=False, dtype=dtype, trainable=True)
     names = [p for p in sorted(CLIPS.glob("*.mp4")) if "mute" not in p.name]
-    return model, processor, [read_clip(p, frames=processor.frames) for p in names[:count]]
+    return model, processor, [processor.read(p) for p in names[:count]]
 
 
-def r1_omni_layout(count: int, dtype: str):
-    """Sizes of R1-Omni-0.5B with random weights, on the tokenizer of the default."""
-    _, processor = load("default", adapter=False, merge=False)
-    text = Qwen2Config(
-        vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
-        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    vision = SiglipVisionConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        image_size=224, patch_size=16, vision_use_head=False,
-    )  # fmt: skip
-    audio = WhisperConfig(
-        d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=80,
-        decoder_layers=1, decoder_attention_heads=20,
-    )  # fmt: skip
-    config = OmniConfig(
-        vision_config=vision, audio_config=audio, text_config=text, clip_token_id=processor.video_token_id,
-        fusion={"name": "concat", "tokens": 1500, "width": 896},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = OmniForConditionalGeneration(config).eval()
-    cast_language_model(model, dtype)
-    model.set_attn_implementation({"text_config": "eager"})  # as `load` does for training
-    processor.clip_tokens = 1500
-    processor.vision = {"kind": "resize", "size": 224, "mean": [0.5] * 3, "std": [0.5] * 3}
+def r1_omni_layout(count: int, dtype: str, weights: Path):
+    """The layout of R1-Omni-0.5B with random weights; its clips are random pictures and noise."""
+    if not (weights / "model.safetensors").exists():
+        write_released(weights)
+    model, processor = load(weights, dtype=dtype, trainable=True)
     rng = np.random.default_rng(0)
     clips = [
         Clip(
@@ -128,6 +105,7 @@ def our_step(model, processor, clips, texts, group: int, sampling: Sampling, adv
         "clip_times": times,
         "groups": torch.tensor(copies),
         "completion": completions.shape[1],
+        **processor.instructions(texts),
     }
     with phases("reference"), torch.no_grad(), model.disable_adapter():
         model(**scored)
@@ -174,6 +152,9 @@ def peak() -> float:
 
 def main(
     layout: Annotated[str, typer.Option(help="default or r1-omni")] = "default",
+    weights: Annotated[Path, typer.Option(help="where r1-omni's random weights lie, or are written: 2.75 GB")] = Path(
+        "outputs/released"
+    ),
     clips: int = 2,
     group: int = 8,
     length: int = 64,
@@ -186,14 +167,14 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     layouts: dict[str, Callable] = {"default": default_layout, "r1-omni": r1_omni_layout}
-    model, processor, media = layouts[layout](clips, dtype)
+    model, processor, media = layouts[layout](clips, dtype, weights)
     model.requires_grad_(False)
     model = new_adapter(model, layout, rank=16, alpha=32).eval()
-    texts = [prompt(None, EKMAN7)] * len(media)
+    texts = [processor.prompt(None, EKMAN7)] * len(media)
     rows = len(media) * group
     advantages = torch.linspace(-1, 1, rows)
     torch.manual_seed(0)
-    never = (model.config.clip_token_id,)
+    never = tuple(model.config.placeholders.values())
     sampling = Sampling(length, (), never=never)  # no end, so that both ways write equally much
     for _ in range(steps):
         completions, ours, our_phases = our_step(model, processor, media, texts, group, sampling, advantages)

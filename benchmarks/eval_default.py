@@ -110,9 +110,10 @@ def held_out(
     processor,
     rows: Sequence[tuple[Example, ClipFeatures]],
     modes: Sequence[str],
+    conditions: Sequence[str],
     save: Callable[[dict], None],
 ) -> dict:
-    """All measurements on synthetic clips with known truth; `save` gets what is known after each of them."""
+    """Measurements on synthetic clips with known truth; `save` gets what is known after each of them."""
     truth, clips = [e.label for e, _ in rows], [c for _, c in rows]
     both = [i for i, (_, c) in enumerate(rows) if c.modalities == ("video", "audio")]
     groups = {
@@ -128,10 +129,11 @@ def held_out(
         right = [t == label for t, label in zip(truth, top(probabilities), strict=True)]
         return round(ece(right, [max(p.values()) for p in probabilities]), 4)
 
-    result: dict = {"ece": {}}
+    result: dict = {"ece": {}, "truth": truth}
     if "think" in modes:
         answers = predict_reasoned(model, processor, clips)
         result["think"] = {"full": by_group([a.label for a in answers])}
+        result["think labels"] = [a.label for a in answers]
         result["well formed"] = round(float(np.mean([a.well_formed for a in answers])), 4)
         result["claims"] = claims(rows, answers)
         result["ece"]["think"] = calibration([a.labels for a in answers])
@@ -143,16 +145,18 @@ def held_out(
     if "no-think" in modes:
         labels: dict[str, list[str]] = {}
         result["no-think"] = {}
-        for name, change in CONDITIONS.items():
-            probabilities = predict_fast(model, processor, change(clips))
+        for name in conditions:
+            probabilities = predict_fast(model, processor, CONDITIONS[name](clips))
             labels[name] = top(probabilities)
             result["no-think"][name] = by_group(labels[name])
             if name == "full":
+                result["no-think labels"] = labels[name]
                 result["ece"]["no-think"] = calibration(probabilities)
             save(result)
-        changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]
-        result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
-        save(result)
+        if {"full", "another clip's sound"} <= labels.keys():
+            changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]
+            result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
+            save(result)
     return result
 
 
@@ -242,6 +246,9 @@ def main(
     features: Path = Path("features"),
     limit: int = 0,
     mode: Annotated[list[str] | None, typer.Option(help="think, no-think; default: both")] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help=f"of: {', '.join(CONDITIONS)}; default: all, without thinking")
+    ] = None,
     emodb: Annotated[Path | None, typer.Option(help="manifest of EmoDB; speakers 15 and 16 are used")] = None,
     grid: Annotated[Path | None, typer.Option(help="folder of GRID clips, all neutral")] = None,
     clip: Annotated[list[str] | None, typer.Option(help="FILE=LABEL, a single real clip")] = None,
@@ -268,8 +275,8 @@ def main(
             save(real(net, processor, cache, chosen, processor.frames), name)
     examples = read_manifest(test)[: limit or None]
     rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
-    held_out(net, processor, rows, mode or MODES, save)
-    typer.echo(markdown(result) if not mode else out)
+    held_out(net, processor, rows, mode or MODES, condition or list(CONDITIONS), save)
+    typer.echo(out if mode or condition else markdown(result))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     omni ask CLIP [QUESTION]          reasons to stderr, the answer to stdout, or one JSON object with --json
     omni CLIP [QUESTION]              the same
     omni label SOURCE… --out FILE     many clips → a table
+    omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni report RUN                   the curves of a training run, as one HTML file
     omni rewards SAVED.jsonl          rewards over saved completions
     omni import SRC OUT               a released R1-Omni or HumanOmni folder → a model folder of ours
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 BAR = 24  # characters of a probability of 1
-FRAMES, SAMPLING = 8, "mid_bins"  # what read_clip takes by default; for a model that wants others the clip is read again
+FRAMES, SAMPLING = 8, "mid_bins"  # of read_clip; for a model that wants others the clip is read again
 ALONE = {("video",): "picture", ("audio",): "sound"}
 QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRANSFORMERS_VERBOSITY": "error"}
 REMOTE = "hub:"
@@ -127,7 +128,7 @@ def ask(
         say("Watching and listening…")
         answer = reason(loaded, processor, media, question, labels=task.space, think=think)
     if as_json:
-        job = Job(clip, _question(question), media.sha256)
+        job = Job(clip, question or processor.question, media.sha256)
         row = clip_row(job, task, answer, time.perf_counter() - started)
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
@@ -169,6 +170,61 @@ def label(
         err=True,
     )
     if summary.errors:
+        raise typer.Exit(3)
+
+
+@app.command("eval")
+def evaluate(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Clips with their true labels.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of predictions.jsonl, metrics.json, report.html; run again to resume.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="default, a folder, or hub:owner/name; again for more models. Default: default."),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A label space, words a,b,c, or a file. Default: that of the manifest.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="omni, or r1-omni for the released one (verbatim).")] = "omni",
+    mode: Annotated[list[str] | None, typer.Option(help="think or no-think. Default: both.")] = None,
+    question: Annotated[str | None, typer.Option(help="In place of the model's own question.")] = None,
+    wheels: Annotated[Path | None, typer.Option(help="Emotion wheels as JSON, in place of ours.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure models on a manifest of clips with known labels.
+
+    Run again to resume. A clip that cannot be read counts as wrong and is listed with its error.
+    """
+    models = model or ["default"]
+    _offline(max(models, key=lambda name: name.startswith(REMOTE)))
+    from . import evaluation
+
+    found = evaluation.evaluate(
+        manifest,
+        models,
+        out=out,
+        labels=labels,
+        protocol=protocol,
+        modes=mode,
+        question=question,
+        wheels=wheels,
+        features=features,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    typer.echo(json.dumps(found.metrics, ensure_ascii=_block() == "#") if as_json else evaluation.table(found.metrics))
+    typer.echo(
+        f"{found.done} answered, {found.errors} errors, {found.known} there already: {out / 'report.html'}", err=True
+    )
+    if found.metrics["failed"]:
         raise typer.Exit(3)
 
 
@@ -242,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{err.format_message().rstrip('.')}. See {command} --help.", 2)
         return _fail(f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1)
     if code == INTERRUPTED:
-        _fail("interrupted. Run the same command again; omni label goes on where it stopped.", code)
+        _fail("interrupted. Run the same command again; omni eval or omni label goes on where it stopped.", code)
     return code
 
 
@@ -290,12 +346,6 @@ def _offline(model: str) -> None:
     """Forbid the hub client any request, unless a remote model is named. It reads this as it is imported."""
     if not model.startswith(REMOTE):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-def _question(question: str | None) -> str:
-    from .answer import QUESTION
-
-    return question or QUESTION
 
 
 @contextmanager

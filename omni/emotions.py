@@ -1,4 +1,4 @@
-"""Label spaces, the synonyms that lead into them, and the projection of probabilities between them.
+"""Label spaces, the synonyms that lead into them, the projection between them, and the wheels of an open vocabulary.
 
 A label space is an ordered tuple of words. The seven of `ekman7` are spelled as DFEW and MAFW spell them
 (adjectives where the field uses adjectives), and every file of the project uses these spellings:
@@ -16,15 +16,27 @@ A user's own space is a comma-separated list ("angry,happy") or a text file with
 Synonyms form a many-to-one table into heads ("furious" → "angry"); a word belongs to a space if its head
 does. Words that are emotions of their own (contempt, anxiety) are never folded into a basic one by
 `canonical`: only `project` does so, and says how.
+
+An open vocabulary has no list of labels: any words may be answered, and a wheel says which of them are near each
+other, by the sector in which they lie. Our three wheels: the basic emotions of Ekman 1992, Plutchik's eight (1980; a
+mixture of two lies with the first), and the six families of Shaver et al. 1987. The five of MER2025 are not shipped,
+since their licence is for non-commercial use; `read_wheels` takes them, or any others, from a JSON file:
+
+    {"name": "mer2025", "words": {"furious": ["angry", "mad"], ...}, "wheels": {"wheel1": {"angry": "anger", ...}, ...}}
+
+with, for each word and form of it, the words of the wheels that it can mean, and for each wheel the sector of its
+words.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import LabelError
 
@@ -97,6 +109,64 @@ NEAREST: dict[str, str] = {
     "disappointed": "sad",
     "calm": "neutral",
 }
+
+# Head → words that mean it: what an open vocabulary has beyond SYNONYMS. Each word stands once (a test keeps it).
+FAMILIES: dict[str, str] = {
+    "love": "loving loved affection affectionate fond fondness tender tenderness adoration adoring caring",
+    "trust": "trusting trustful acceptance accepting admiration admiring",
+    "excited": "excitement excitedly thrilled thrill enthusiastic enthusiasm exhilarated euphoric euphoria ecstatic",
+    "proud": "pride proudly triumphant triumph",
+    "content": "contented contentment satisfied satisfaction",
+    "relieved": "relief",
+    "grateful": "gratitude thankful",
+    "hopeful": "hope hoping optimistic optimism eager eagerness",
+    "interested": "interest curious curiosity expectant anticipation attentive",
+    "confused": "confusion puzzled bewildered perplexed",
+    "bored": "boredom",
+    "frustrated": "frustration exasperated exasperation aggravated",
+    "hateful": "hate hatred hostile hostility resentful resentment bitter bitterness",
+    "jealous": "jealousy envious envy",
+    "ashamed": "shame embarrassed embarrassment humiliated humiliation",
+    "guilty": "guilt remorse remorseful regret regretful",
+    "lonely": "loneliness isolated rejected",
+    "hurt": "pained suffering anguish anguished",
+    "sympathetic": "sympathy pity compassion compassionate",
+    "pensive": "pensiveness thoughtful",
+    "apprehensive": "apprehension dread alarmed alarm distressed distress",
+}
+WHEELS: dict[str, dict[str, str]] = {
+    "ekman": {
+        "anger": "angry frustrated hateful jealous",
+        "disgust": "disgust contemptuous",
+        "fear": "fear anxious worried apprehensive",
+        "joy": "happy excited proud content relieved grateful hopeful love",
+        "sadness": "sad disappointed helpless lonely hurt ashamed guilty",
+        "surprise": "surprise confused",
+        "neutral": "neutral calm",
+    },
+    "plutchik": {
+        "joy": "happy excited content calm love relieved grateful proud",
+        "trust": "trust",
+        "fear": "fear anxious worried apprehensive",
+        "surprise": "surprise confused",
+        "sadness": "sad disappointed helpless lonely hurt ashamed guilty pensive sympathetic",
+        "disgust": "disgust contemptuous bored",
+        "anger": "angry frustrated hateful jealous",
+        "anticipation": "interested hopeful",
+    },
+    "shaver": {
+        "love": "love",
+        "joy": "happy excited proud content relieved hopeful",
+        "surprise": "surprise",
+        "anger": "angry frustrated hateful jealous disgust contemptuous",
+        "sadness": "sad disappointed helpless lonely hurt ashamed guilty sympathetic",
+        "fear": "fear anxious worried apprehensive",
+    },
+}
+_SEPARATOR = re.compile(r"[,;/|&+\n、，；]|\s(?:and|or)\s")
+_AROUND = " \t\r\n.,;:!?\"'*_`()[]。！？"
+
+Words = str | Sequence[str] | None
 
 
 def label_space(spec: str | Sequence[str] | Path | LabelSpace) -> LabelSpace:
@@ -236,3 +306,91 @@ def _place(label: str, target: LabelSpace) -> str | None:
             return place
         seen = NEAREST.get(HEADS.get(seen, seen))
     return None
+
+
+@dataclass(frozen=True)
+class EmotionWheels:
+    """Which words are near each other.
+
+    Attributes:
+        name: what a report calls them.
+        words: a word → the words of the wheels that it can mean.
+        wheels: name of a wheel → word of the wheel → its sector.
+
+    >>> sorted(OUR_WHEELS.wheels), OUR_WHEELS.sectors("furious", "plutchik"), OUR_WHEELS.sectors("flarb", "plutchik")
+    (['ekman', 'plutchik', 'shaver'], ('anger',), ())
+    """
+
+    name: str
+    words: Mapping[str, tuple[str, ...]]
+    wheels: Mapping[str, Mapping[str, str]]
+
+    def sectors(self, word: str, wheel: str) -> tuple[str, ...]:
+        """The sectors that a word can lie in, in the alphabetical order of what it can mean; () for an unknown word."""
+        places = self.wheels[wheel]
+        meant = (places[other] for other in sorted(self.words.get(word, ())) if other in places)
+        return tuple(dict.fromkeys(meant))
+
+
+def head_of(word: str) -> str | None:
+    """The head that a word belongs to, or None for a word that we do not know.
+
+    >>> head_of("furious"), head_of("curiosity"), head_of("flabbergasted")
+    ('angry', 'interested', None)
+    """
+    return next(iter(OUR_WHEELS.words.get(word, ())), None)
+
+
+def emotion_words(words: Words) -> list[str]:
+    """The words of a list or of its text, in lower case, without what stands around them.
+
+    >>> emotion_words("Angry, anxious and sad."), emotion_words("['happy', 'calm']"), emotion_words(None)
+    (['angry', 'anxious', 'sad'], ['happy', 'calm'], [])
+    """
+    parts = _SEPARATOR.split(words.lower()) if isinstance(words, str) else [word.lower() for word in words or ()]
+    cleaned = (" ".join(part.split()).strip(_AROUND) for part in parts)
+    return [word for word in cleaned if word]
+
+
+def read_wheels(path: str | Path) -> EmotionWheels:
+    """Read wheels from a JSON file of the form above.
+
+    Raises:
+        LabelError: no such file, or another form.
+    """
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise LabelError(
+            f"Cannot read the wheels {path}. Give a JSON file, see omni/emotions.py.", code="bad_wheels"
+        ) from err
+    if (
+        not isinstance(given, dict)
+        or not _is_table(given.get("words"), list)
+        or not _is_table(given.get("wheels"), dict)
+    ):
+        raise LabelError(
+            f'{path} holds no wheels. Give {{"words": {{word: [wheel words]}}, "wheels": {{name: {{word: sector}}}}}}.',
+            code="bad_wheels",
+        )
+    words = {word.lower(): tuple(meanings) for word, meanings in given["words"].items()}
+    return EmotionWheels(str(given.get("name", Path(path).stem)), words, given["wheels"])
+
+
+def _is_table(value: Any, kind: type) -> bool:
+    """Whether a value is a dict of lists, or of dicts, that is not empty and holds text."""
+    rows = list(value.values()) if isinstance(value, dict) else []
+    if not rows or not all(isinstance(row, kind) for row in rows):
+        return False
+    return all(isinstance(text, str) for row in rows for text in (row.values() if kind is dict else row))
+
+
+OUR_WHEELS = EmotionWheels(
+    "Ekman, Plutchik, Shaver",
+    {word: (head,) for word, head in HEADS.items()}
+    | {word: (head,) for head, words in FAMILIES.items() for word in (head, *words.split())},
+    {
+        wheel: {head: sector for sector, heads in sectors.items() for head in heads.split()}
+        for wheel, sectors in WHEELS.items()
+    },
+)

@@ -6,13 +6,14 @@ log-probabilities, and training would run, silently, on prompts without a clip. 
 
     towers          once a clip, ever (features.py)
     prompt          once a clip in sampling and once in the loss, for all G completions (rollout.py, OmniModel)
-    reference       the adapter switched off, or the adapter as it was; never a second model
+    reference       the adapter switched off, or the adapter as it was; a second decoder only where all of it learns
     vocabulary      only where a completion token is predicted, in chunks
     groups whose completions all got the same reward   nothing: their gradient is zero
 
 The objective is TRL's; `docs/grpo.md` has its equations and what differs from R1-Omni (arXiv 2503.05379).
 """
 
+import copy
 import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
-from trl.models.utils import unwrap_model_for_generation
+from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 from .answer import QUESTION, prompt
@@ -115,8 +117,20 @@ class OmniGRPOTrainer(GRPOTrainer):
         self, model, reward_funcs, args: GRPOConfig, *, save_completions: int = 10, shuffled: bool = False, **kwargs
     ):
         check_settings(args)
+        beta, args.beta = args.beta, 0.0  # else TRL reads a reference from the model's name, towers and all
+        reference = frozen_copy(model) if beta and not isinstance(model, PeftModel) else None
         super().__init__(model, reward_funcs, args, **kwargs)
+        args.beta = self.beta = beta
+        if reference is not None:
+            self.ref_model = self._prepared(reference)
         self.save_completions, self.shuffled = save_completions, shuffled
+
+    def _prepared(self, reference):
+        if self.is_deepspeed_enabled:
+            return prepare_deepspeed(reference, self.accelerator)
+        if self.is_fsdp_enabled:
+            return prepare_fsdp(reference, self.accelerator)
+        return self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def _get_train_sampler(self, dataset=None):
         """TRL's sampler, in which the order of an epoch depends on its number: a resumed run sees the same clips."""
@@ -275,6 +289,13 @@ class OmniGRPOTrainer(GRPOTrainer):
             parts.append((out.log_probs, out.entropy))
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs), torch.cat(entropies), None
+
+
+def frozen_copy(model):
+    """The reference of full training: the model as it is now, its towers shared with it."""
+    backbone = model.model
+    shared = {id(tower): tower for tower in (backbone.vision_tower, backbone.audio_tower)}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 def check_settings(args: GRPOConfig) -> None:

@@ -5,19 +5,20 @@
     model.vision_tower.vision_tower, or a SigLIP folder  -> model.vision_tower
     model.audio_tower.audio_tower, or a Whisper folder   -> model.audio_tower
 
-The layout is that of class `HumanOmniQwen2ForCausalLM` with the projector `all_in_one_small`: R1-Omni-0.5B, HumanOmni-0.5B,
-EMER-SFT and MAFW-DFEW-SFT. The released loader takes the towers from folders that its source names and ignores the copies
-in the checkpoint; we take the copies (`towers="checkpoint"`), or folders that are given (`towers="upstream"`).
+The layout is that of class `HumanOmniQwen2ForCausalLM` with the projector `all_in_one_small`: R1-Omni-0.5B,
+HumanOmni-0.5B, EMER-SFT and MAFW-DFEW-SFT. The released loader takes the towers from folders that its source names and
+ignores the copies in the checkpoint; we take the copies (`towers="checkpoint"`), or folders (`towers="upstream"`).
 
 Every size is read from a configuration or from the shape of a weight. Two things are in neither when a tower comes
-from the checkpoint: the number of attention heads, and BERT's word list. They are taken from the folder of the tower, given
-or found where the checkpoint's configuration names it; heads are else those of the published towers, 64 wide.
+from the checkpoint: the number of attention heads, and BERT's word list. They are taken from the folder of the tower,
+given or found where the checkpoint's configuration names it; heads are else those of the published towers, 64 wide.
 
 The output of the vision tower is a hidden state before its end (`mm_vision_select_layer`), so the layers behind it are
 left out, as are Whisper's classifier, SigLIP's head and BERT's pooler, which nothing reads.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from transformers import (
 from .config import OmniConfig
 from .errors import ModelError
 from .model import OmniForConditionalGeneration
+from .quiet import quiet
 from .released import ReleasedProcessor
 
 KIND = "HumanOmni_qwen2"  # model_type of the released configurations
@@ -123,11 +125,12 @@ def import_weights(
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty. Give a new folder for the imported model.", code="exists")
-    model, processor, report = assemble(
-        source, towers=towers, vision=vision, audio=audio, bert=bert, layout=layout, fit=fit
-    )
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with quiet():
+        model, processor, report = assemble(
+            source, towers=towers, vision=vision, audio=audio, bert=bert, layout=layout, fit=fit
+        )
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
     return report
 
 
@@ -173,12 +176,11 @@ def assemble(
             code="missing_weights",
         )
     processor, notes = make_processor(main.folder, facts, config, folders, layout, fit)
-    config.video_token_id, config.audio_token_id = (
-        processor.tokenizer.convert_tokens_to_ids(t) for t in PLACEHOLDERS[1:]
-    )
+    config.video_token_id, config.audio_token_id = processor.tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS[1:]))
     model = build(config, {new: source.tensor(name) for new, (source, name) in chosen.items()}, dtype, how)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    left_out = tuple(name for name, new in names.items() if chosen.get(new, (None, ""))[1] != name)
+    taken = {name for source, name in chosen.values() if source is main}
+    left_out = tuple(name for name in names if name not in taken)
     return model, processor, Report(sources(chosen), left_out, notes)
 
 
@@ -199,7 +201,7 @@ def opened(folder: str | Path | None) -> Source:
             "are not read.",
             code="no_weights",
         )
-    names = {}
+    names: dict[str, Path] = {}
     for file in files:
         with safe_open(file, "pt") as weights:
             names |= dict.fromkeys(weights.keys(), file)
@@ -232,8 +234,8 @@ def tower_folder(main: Path, given: str | Path | None, named: str | None, needed
     found = next((place for place in places if (place / "config.json").is_file()), None)
     if found is None and (given or needed):
         raise ModelError(
-            f"The folder of the {part} tower is not at {given or named}. Give it with --{part} DIR (it holds config.json "
-            "and *.safetensors), or take the tower from the checkpoint with --towers checkpoint.",
+            f"The folder of the {part} tower is not at {given or named}. Give it with --{part} DIR (it holds "
+            "config.json and *.safetensors), or take the tower from the checkpoint with --towers checkpoint.",
             code="not_found",
         )
     return found
@@ -294,11 +296,7 @@ def configuration(
     main: Source, facts: dict[str, Any], folders: dict[str, Path | None], names: dict[str, str | None]
 ) -> OmniConfig:
     """Our configuration of a released model."""
-    shapes = {
-        new: main.shape(name)
-        for name, new in names.items()
-        if new and new.startswith(("model.v", "model.a", "model.f"))
-    }
+    shapes = {new: main.shape(name) for name, new in names.items() if new}
     vision = vision_config(shapes, folders["vision"], facts["mm_vision_select_layer"])
     known = set(Qwen2Config().to_dict()) | {"rope_theta"}
     text = Qwen2Config(**{k: v for k, v in facts.items() if k in known and k not in ("model_type", "architectures")})
@@ -365,13 +363,12 @@ def bert_config(shapes: dict[str, tuple[int, ...]], folder: Path | None) -> dict
     """BERT's configuration: sizes from the checkpoint, the number of heads from its folder."""
     tower = "model.fusion.bert."
     words, width = shapes[f"{tower}embeddings.word_embeddings.weight"]
+    told = read_json(folder / "config.json") if folder and (folder / "config.json").is_file() else {}
     config = BertConfig(
         vocab_size=words,
         hidden_size=width,
         num_hidden_layers=layers(shapes, f"{tower}encoder.layer."),
-        num_attention_heads=read_json(folder / "config.json")["num_attention_heads"]
-        if folder
-        else heads(width, "bert"),
+        num_attention_heads=told.get("num_attention_heads") or heads(width, "bert"),
         intermediate_size=shapes[f"{tower}encoder.layer.0.intermediate.dense.weight"][0],
         max_position_embeddings=shapes[f"{tower}embeddings.position_embeddings.weight"][0],
     )
@@ -391,8 +388,8 @@ def heads(width: int, part: str) -> int:
     """
     if width % HEAD_SIZE:
         raise ModelError(
-            f"The {part} tower is {width} wide, which no published one is, so the number of its attention heads cannot be "
-            f"told from its weights. Give its folder with --{part} DIR.",
+            f"The {part} tower is {width} wide, which no published one is, so the number of its attention heads cannot "
+            f"be told from its weights. Give its folder with --{part} DIR.",
             code="unknown_heads",
         )
     return width // HEAD_SIZE
@@ -420,7 +417,7 @@ def wanted_names(config: OmniConfig) -> set[str]:
 def build(config: OmniConfig, tensors: dict[str, Tensor], dtype: torch.dtype | None, how: dict[str, Any]):
     """The model with its weights."""
     dtype = dtype or tensors["model.language_model.norm.weight"].dtype
-    width = config.vision_config.hidden_size
+    width = config.stream_widths["video"]
     tensors["model.vision_tower.post_layernorm.weight"] = torch.ones(width, dtype=dtype)  # nothing reads it
     tensors["model.vision_tower.post_layernorm.bias"] = torch.zeros(width, dtype=dtype)
     if "lm_head.weight" not in tensors:
@@ -437,11 +434,10 @@ def make_processor(
     if (folder / "chat_template.json").is_file():  # saved by the trainer of the last stage
         template = read_json(folder / "chat_template.json")["chat_template"]
     if not template:
-        raise ModelError(
-            f"{folder} has no chat template (tokenizer_config.json). Download the whole folder.", code="template"
-        )
+        raise ModelError(f"{folder} has no chat template. Download the whole folder.", code="template")
     tokenizer.add_special_tokens({"additional_special_tokens": list(PLACEHOLDERS)}, replace_extra_special_tokens=False)
-    sound, vision = config.audio_config, config.vision_config
+    sound: Any = config.audio_config
+    vision: Any = config.vision_config
     window = sound.max_source_positions * 2  # mel frames of 10 ms
     mean, std = [0.5] * 3, [0.5] * 3
     if folders["vision"] and (folders["vision"] / "preprocessor_config.json").is_file():
@@ -453,7 +449,7 @@ def make_processor(
         tokenizer,
         tokenizer,
         chat_template=template,
-        frame_patches=config.fusion["side"] ** 2,
+        frame_patches=(vision.image_size // vision.patch_size) ** 2,
         audio_tokens=sound.max_source_positions // config.audio_pool,
         frames=config.frames,
         vision={"kind": "resize", "size": vision.image_size, "mean": mean, "std": std},
@@ -461,12 +457,8 @@ def make_processor(
         layout=layout,
         fit=fit,
     )
-    notes = (
-        ()
-        if words
-        else ("BERT's word list was not found: give --bert DIR, or no question about a picture can be asked",)
-    )
-    return processor, notes
+    missing = "BERT's word list was not found: give --bert DIR, or no question about a picture can be asked"
+    return processor, () if words else (missing,)
 
 
 def bert_words(folder: Path | None) -> dict[str, Any] | None:
@@ -484,9 +476,6 @@ def sources(chosen: dict[str, tuple[Source, str]]) -> dict[str, tuple[str, int, 
     for new, (source, name) in chosen.items():
         part = new.split(".")[1] if new.startswith("model.") else new.split(".")[0]
         part = "bert, gate" if new.startswith(("model.fusion.bert", "model.fusion.gate")) else part
-        size = 1
-        for length in source.shape(name):
-            size *= length
         _, count, total = out.get(part, ("", 0, 0))
-        out[part] = (str(source.folder), count + 1, total + size)
+        out[part] = (str(source.folder), count + 1, total + math.prod(source.shape(name)))
     return out

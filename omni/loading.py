@@ -6,30 +6,27 @@
 
 The network is touched only for a name that begins with `hub:`. Weights are safetensors only and no code of a
 checkpoint is run. The language model runs in bfloat16 where the processor multiplies it natively, else in float32;
-the towers and the fusion adapter stay in float32, unless their folder holds bfloat16 (an imported model, whose towers are
-larger than its language model).
+the towers and the fusion adapter stay in float32, unless their folder holds bfloat16 (an imported model, whose towers
+are larger than its language model).
 """
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
 from .import_weights import KIND as RELEASED
 from .import_weights import assemble
 from .model import OmniForConditionalGeneration
 from .processing import OmniProcessor
+from .quiet import quiet
 from .released import ReleasedProcessor
 
 HUB = "hub:"
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
-PROCESSORS = {"OmniProcessor": OmniProcessor, "ReleasedProcessor": ReleasedProcessor}
+PROCESSORS: dict[str, type[OmniProcessor]] = {"OmniProcessor": OmniProcessor, "ReleasedProcessor": ReleasedProcessor}
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # all of the decoder
 DEFAULT_ADAPTER = Path(__file__).parent / "default" / "adapter"
 
@@ -66,7 +63,7 @@ def load(
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     if dtype not in DTYPES:
         raise ModelError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.", code="dtype")
-    with _quiet():
+    with quiet():
         how = {"quantization_config": four_bits()} if four_bit else {}
         kind = _facts(folder)
         whole = best_dtype(place) if dtype == "auto" else DTYPES[dtype]
@@ -83,7 +80,7 @@ def load(
         model.to(place)
         cast_language_model(model, dtype)
     if adapter and trained is not None:
-        with _quiet():
+        with quiet():
             model = PeftModel.from_pretrained(model, trained, is_trainable=trainable, torch_device=str(place))
         if merge:
             model = model.merge_and_unload()
@@ -102,6 +99,14 @@ def new_adapter(model, name: str, rank: int, alpha: int) -> PeftModel:
     adapted = get_peft_model(model, lora)
     adapted.peft_config["default"].base_model_name_or_path = name
     return adapted
+
+
+def train_all(model) -> None:
+    """Let all weights of the language model and the fusion adapter learn, in float32; the towers stay frozen."""
+    model.requires_grad_(False)
+    model.float()  # an optimizer's small steps vanish in bfloat16
+    model.model.language_model.requires_grad_(True)
+    model.model.fusion.requires_grad_(True)
 
 
 def four_bits():
@@ -188,19 +193,3 @@ def _download(name: str) -> Path:
     return Path(
         snapshot_download(name.removeprefix(HUB), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"])
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' progress bars, advice and deprecations off while a model loads; the caller shows progress."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

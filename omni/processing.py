@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, ProcessorMixin
 
-from .answer import prompt
+from .answer import QUESTION, prompt
 from .clip import Clip, read_clip
 from .config import OmniConfig
 from .cues.voice import prosody_track
@@ -90,6 +90,11 @@ class OmniProcessor(ProcessorMixin):
     def read(self, path: "str | os.PathLike[str] | Clip", **options) -> Clip:
         """A clip with the frames that this model looks at; options as in `read_clip`."""
         return read_clip(path, frames=self.frames, sampling=self.sampling, **options)
+
+    @property
+    def question(self) -> str:
+        """What is asked where nothing else is."""
+        return QUESTION
 
     def prompt(
         self,

@@ -56,7 +56,12 @@ FLATTEN = """{%- set ns = namespace(turns=[]) -%}
 {%- elif part['type'] == 'text' -%}{%- set t.text = t.text + part['text'] -%}{%- endif -%}{%- endfor -%}{%- endif -%}
 {%- set ns.turns = ns.turns + [{'role': m['role'], 'content': t.text}] -%}{%- endfor -%}
 {%- set messages = ns.turns -%}
-"""  # released templates take strings for contents
+{%- if messages[-1]['role'] == 'assistant' -%}
+{%- set last = messages[-1]['content'] -%}{%- set messages = messages[:-1] -%}{%- set add_generation_prompt = true -%}
+{%- endif -%}
+"""  # released templates take strings for contents ...
+ANSWER = """{%- if last is defined -%}{% generation %}{{ last }}{{ eos_token }}
+{% endgeneration %}{%- endif -%}"""  # ... and do not say which tokens the assistant wrote, which training asks for
 
 
 class ReleasedProcessor(OmniProcessor):
@@ -95,22 +100,28 @@ class ReleasedProcessor(OmniProcessor):
         self.video_placeholder, self.audio_placeholder = video_placeholder, audio_placeholder
         self.frame_patches, self.audio_tokens, self.layout, self.fit = frame_patches, audio_tokens, layout, fit
         self.instruction = instruction
-        template = (chat_template or "").removeprefix(FLATTEN.replace("@CLIP@", clip_token))
+        flatten = FLATTEN.replace("@CLIP@", clip_token)
+        template = (chat_template or "").removeprefix(flatten).removesuffix(ANSWER)
         super().__init__(
             feature_extractor,
             tokenizer,
             transcript_tokenizer,
-            chat_template=FLATTEN.replace("@CLIP@", clip_token) + template,
+            chat_template=flatten + template + ANSWER,
             clip_token=clip_token,
             frames=frames,
             vision=vision,
             sampling=SAMPLING,
         )
 
+    @property
+    def question(self) -> str:
+        """What is asked where nothing else is."""
+        return QUESTION
+
     def prompt(
         self,
         question: str | None,
-        labels: LabelSpace,
+        labels: LabelSpace | str | Sequence[str],
         *,
         think: bool = True,
         modalities: Sequence[str] = (),

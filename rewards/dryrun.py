@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from omni.answer import Parsed, parse_answer
-from omni.emotions import canonical
+from omni.emotions import canonical, emotion_words, head_of
 from omni.errors import ManifestError, OmniError
 from omni.manifest import FORMATS
 
@@ -27,7 +27,6 @@ from . import REWARDS, needed_columns, select
 from .accuracy import label_spaces
 from .format import completion_text
 from .length import pieces
-from .wheel import emotion_words, head_of
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_REPEATED = 3  # completions to show

@@ -151,8 +151,6 @@ def test_another_clip_changes_the_log_probabilities(tmp_path):
 @pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 def test_a_step_moves_fusion_and_language_model(tmp_path, lora, beta):
-    if not lora and beta:
-        pytest.skip("the reference of full training is read from the folder of the model")
     trainer = make_trainer(tmp_path, lora=lora, beta=beta)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
@@ -161,6 +159,17 @@ def test_a_step_moves_fusion_and_language_model(tmp_path, lora, beta):
     }
     assert any("fusion" in name for name in moved) and any("language_model" in name for name in moved)
     assert not any("tower" in name for name in moved)
+
+
+def test_the_reference_of_full_training_stays_what_the_model_was(tmp_path):
+    trainer = make_trainer(tmp_path, lora=False, beta=0.04, max_steps=2, num_iterations=1)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    after = dict(trainer.ref_model.named_parameters())
+    assert all(torch.equal(after[name], p) for name, p in before.items())
+    assert trainer.ref_model.model.vision_tower is trainer.model.model.vision_tower
+    kl = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    assert kl[0] == 0 and kl[1] > 0
 
 
 def test_rows_without_signal_are_left_out_and_change_nothing(tmp_path):

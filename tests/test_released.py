@@ -4,6 +4,8 @@
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from omni.features import encode_clip
 from omni.generate import reason, reason_batch
 from omni.import_weights import assemble, import_weights
 from omni.loading import load
+from omni.manifest import Example, write_manifest
 from omni.released import LAYOUTS
 from omni.rollout import Sampling, roll_out
 
@@ -51,7 +54,7 @@ OTHER = {
 
 @pytest.fixture(scope="module", params=["upstream", "checkpoint"])
 def released(request):
-    """The model with its towers from their folders or from the checkpoint, its processor, and the suffix of its cases."""
+    """The model with its towers from their folders or from the checkpoint, its processor, and which of the two."""
     model, processor, _ = assemble(TINY / "checkpoint", towers=request.param, dtype=torch.float32, **FOLDERS)
     return model.eval(), processor, request.param
 
@@ -283,11 +286,35 @@ def test_half_precision_and_four_bits_load_and_answer(tmp_path, how):
     sizes = OTHER | {
         "text": OTHER["text"]
         | {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    }  # noqa: E501
+    }
     write_released(tmp_path / "released", sizes)
     model, processor = load(tmp_path / "released", **how)
     answer = reason(model, processor, prepared(), max_new_tokens=3)
     assert abs(sum(answer.labels.values()) - 1) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("train_sft.py", ["--config", "configs/sft_default.yaml", "--align_epochs", "0", "--warmup_steps", "0"]),
+        ("train_grpo.py", ["--config", "configs/r1_omni.yaml", "--max_completion_length", "6", "--rewards", "length"]),
+    ],
+)
+def test_both_training_scripts_take_an_imported_model(tmp_path, script, options):
+    write_released(tmp_path / "released", OTHER)
+    import_weights(tmp_path / "released", tmp_path / "ours")
+    example = Example(TINY / "clip.mp4", "fear", "The brows are raised.")
+    write_manifest(tmp_path / "train.jsonl", [example] * 2)
+    command = [
+        sys.executable, script, *options, "--train", str(tmp_path / "train.jsonl"), "--model", str(tmp_path / "ours"),
+        "--features", str(tmp_path / "features"), "--output_dir", str(tmp_path / "out"), "--max_steps", "1",
+        "--full", "true", "--bf16", "false", "--save_strategy", "no", "--learning_rate", "1e-2", "--report_to", "none",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, after = (load(tmp_path / name, dtype="float32")[0].state_dict() for name in ("ours", "out"))
+    moved = {name.split(".")[1] for name, x in after.items() if not torch.equal(x, before[name])}
+    assert {"fusion", "language_model"} <= moved and not moved & {"vision_tower", "audio_tower"}
 
 
 def test_a_model_that_puts_out_nan_says_which_precision_to_use(upstream):

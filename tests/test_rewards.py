@@ -22,9 +22,9 @@ from data.rationale import write_rationale
 from omni.answer import format_answer, parse_answer
 from omni.cues.lexicon import CUES
 from omni.cues.truth import claim_precision, cue_truth
-from omni.emotions import EKMAN7, HEADS, SYNONYMS, label_space, project
+from omni.emotions import EKMAN7, FAMILIES, HEADS, SYNONYMS, WHEELS, head_of, label_space, project
 from omni.errors import LabelError, OmniError
-from omni.metrics import score_answer
+from omni.metrics import score_answer, wheel_score
 from rewards import DEFAULT, REWARDS, needed_columns, select
 from rewards.__main__ import main
 from rewards.accuracy import accuracy_reward
@@ -35,7 +35,7 @@ from rewards.dryrun import correlation, dry_run, read_saved
 from rewards.format import completion_text, format_reward
 from rewards.length import LIMIT, length_reward, pieces
 from rewards.order import order_reward
-from rewards.wheel import FAMILIES, WHEELS, head_of, wheel_precision_reward, wheel_recall_reward, wheel_score
+from rewards.wheel import wheel_precision_reward, wheel_recall_reward
 
 ROOT = Path(__file__).parent.parent
 RANGES = {
