@@ -24,7 +24,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
 
 from omni.align import AlignOptions, align
-from omni.collate import RowOptions, align_rows, encode_examples, sft_rows, vocabulary
+from omni.collate import Encoded, RowOptions, align_rows, encode_examples, sft_rows, vocabulary
+from omni.errors import ModelError, OmniError
 from omni.features import FeatureCache
 from omni.loading import load, new_adapter, train_all
 from omni.sft import ColdStartTrainer
@@ -40,6 +41,7 @@ class ColdStart:
         train: manifests with `label` and `rationale`.
         model: base model, as `omni.loading.load` takes it.
         features: folder for encoded clips; shared by all runs with the same towers.
+        labels: the label space.
         adapter: go on with the adapter that the model has, and do not align; false begins a new one on its base.
         align_epochs: passes of the alignment before the cold start; 0 leaves it out.
         lora_rank, lora_alpha: LoRA on all linear layers of the language model.
@@ -51,6 +53,7 @@ class ColdStart:
     train: list[str] = field(default_factory=list)
     model: str = "default"
     features: str = "features"
+    labels: str = "ekman7"
     adapter: bool = False
     align_epochs: int = 20
     lora_rank: int = 16
@@ -68,61 +71,78 @@ class ColdStart:
     resume: bool = True
 
 
-def main() -> None:
-    """Parse, encode, align, train, save."""
-    if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
-        sys.argv += ["--use_cpu", "true"]  # else TrainingArguments refuses bf16
-    parser = TrlParser((ColdStart, SFTConfig))
-    args, training = parser.parse_args_and_config()
-    started = time.time()
-    torch.manual_seed(training.seed)
+def start(args: ColdStart):
+    """The model, frozen or with the adapter that goes on learning, and its processor."""
     model, processor = load(args.model, adapter=args.adapter, merge=False, trainable=True)
     if not args.adapter:
         model.requires_grad_(False)
     elif not isinstance(model, PeftModel):
-        sys.exit(f"train_sft: {args.model} has no adapter to go on with. Leave out --adapter.")
+        raise ModelError(f"{args.model} has no adapter to go on with. Leave out --adapter.", code="adapter")
+    return model, processor
+
+
+def align_fusion(model, processor, encoded: list[Encoded], args: ColdStart, seed: int) -> None:
+    """Teach the fusion adapter the language model's words."""
+    began = time.time()
+    fusion = model.model.fusion.requires_grad_(True)
+    cues, labels, length = vocabulary(model, processor, args.labels)
+    with Progress(disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("aligning")
+        align(
+            fusion,
+            align_rows(encoded, args.labels),
+            cues,
+            labels,
+            length,
+            AlignOptions(epochs=args.align_epochs, seed=seed),
+            lambda step, steps, loss: bar.update(
+                task, completed=step, total=steps, description=f"aligning, loss {loss:.2f}"
+            ),
+        )
+    print(f"aligned in {time.time() - began:.0f} s", flush=True)
+
+
+def train(args: ColdStart, training: SFTConfig) -> None:
+    """Encode, align, train, save."""
+    started = time.time()
+    torch.manual_seed(training.seed)
+    model, processor = start(args)
     encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)
     print(f"encoded {len(encoded)} clips in {time.time() - started:.0f} s", flush=True)
+    shares = {name: getattr(args, name) for name in SHARES}
+    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed), processor.prompt, args.labels)
 
-    checkpoint = (
-        get_last_checkpoint(training.output_dir) if args.resume and Path(training.output_dir).is_dir() else None
-    )
+    folder = Path(training.output_dir)
+    checkpoint = get_last_checkpoint(training.output_dir) if args.resume and folder.is_dir() else None
     if args.align_epochs and checkpoint is None and not args.adapter:
-        began = time.time()
-        fusion = model.model.fusion.requires_grad_(True)
-        cues, labels, length = vocabulary(model, processor)
-        with Progress(disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("aligning")
-            align(
-                fusion,
-                align_rows(encoded),
-                cues,
-                labels,
-                length,
-                AlignOptions(epochs=args.align_epochs, seed=training.seed),
-                lambda step, steps, loss: bar.update(
-                    task, completed=step, total=steps, description=f"aligning, loss {loss:.2f}"
-                ),
-            )
-        print(f"aligned in {time.time() - began:.0f} s", flush=True)
-
+        align_fusion(model, processor, encoded, args, training.seed)
     if args.full:
         train_all(model)
     elif not args.adapter:
         model = new_adapter(model, args.model, args.lora_rank, args.lora_alpha)
-    shares = {name: getattr(args, name) for name in SHARES}
-    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed), processor.prompt)
     training.max_length = None  # truncation would cut clip placeholders
     training.assistant_only_loss = True
     trainer = ColdStartTrainer(model, training, train_dataset=Dataset.from_list(rows), processing_class=processor)
     began = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
     print(f"trained on {len(rows)} rows in {time.time() - began:.0f} s", flush=True)
-    model.save_pretrained(training.output_dir)
-    if args.full:
-        processor.save_pretrained(training.output_dir)
+    if trainer.accelerator.is_main_process:
+        model.save_pretrained(training.output_dir)
+        if args.full:
+            processor.save_pretrained(training.output_dir)
+
+
+def main() -> None:
+    """Parse and train; an error that the user can mend is one line."""
+    if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
+        sys.argv += ["--use_cpu", "true"]  # else TrainingArguments refuses bf16
+    args, training = TrlParser((ColdStart, SFTConfig)).parse_args_and_config()
+    try:
+        train(args, training)
+    except OmniError as err:
+        sys.exit(f"train_sft: {err}")
 
 
 if __name__ == "__main__":

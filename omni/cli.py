@@ -67,7 +67,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="default, a folder, or hub:owner/name (the only one that uses the network).")]
 Labels = Annotated[
-    str, typer.Option(help="A label space (ekman7, dfew7, mafw11, ravdess8, mer6), words a,b,c, or a file.")
+    str, typer.Option(help="A label space (ekman7, dfew7, mafw11, ravdess8, mer6, cremad6, meld7), words a,b,c, or a file.")
 ]
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Give reasons before the answer.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32 or bfloat16.")]
@@ -112,12 +112,13 @@ def ask(
     """Ask about one clip: reasons to stderr, answer to stdout."""
     from .clip import read_clip
     from .emotions import label_space
-    from .label import Job, Task, clip_row
+    from .label_row import Job, Task, asked_text, clip_row
+    from .predictions import fingerprint
 
     started = time.perf_counter()
     if no_audio and no_video:
         raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
-    task = Task(label_space(labels), model, think)
+    space = label_space(labels)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
         loaded, processor = _load(model, dtype, load_in_4bit)
@@ -126,10 +127,11 @@ def ask(
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
             media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
-        answer = reason(loaded, processor, media, question, labels=task.space, think=think)
+        answer = reason(loaded, processor, media, question, labels=space, think=think)
     if as_json:
-        job = Job(clip, question or processor.question, media.sha256)
-        row = clip_row(job, task, answer, time.perf_counter() - started)
+        task, job = Task(space, fingerprint(model), think), Job(clip, question or processor.question, media.sha256)
+        asked = asked_text(processor, question, task, answer)
+        row = clip_row(job, task, answer, time.perf_counter() - started, asked)
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
         _print_reasons(answer)
@@ -138,21 +140,39 @@ def ask(
 
 @app.command()
 def label(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Files, folders, globs or manifests.")],
-    out: Annotated[Path, typer.Option(help="The table, a .jsonl file; run again to resume.", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE", help="Files, folders, globs, manifests, or - for paths on stdin.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The table: .jsonl, .csv or .parquet; run again to resume.", show_default=False)
+    ],
     model: Model = "default",
     labels: Labels = "ekman7",
+    open_vocabulary: Annotated[bool, typer.Option("--open", help="No list of labels: the model's own words.")] = False,
     think: Think = True,
     question: Annotated[str | None, typer.Option(help=ASKED)] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
-    limit: Annotated[int | None, typer.Option(min=0, help="Only the first so many clips.")] = None,
+    batch_size: Annotated[str, typer.Option(metavar="auto|N", help="Clips that the model takes together.")] = "auto",
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only part I of N, from 1/N to N/N.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many clips.")] = None,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try clips with an error again.")] = False,
+    seed: Annotated[int, typer.Option(help="Written into the table; decoding is greedy.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Also write a page of HTML about the table.")] = None,
+    clip_timeout: Annotated[float, typer.Option(min=1, help="Seconds for reading one clip.")] = 90,
+    max_seconds: Annotated[float, typer.Option(min=0, help="Longer clips are refused.")] = 600,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Larger pictures are refused. Default: 9.4 million in a video, 89 in a still."),
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 256 * 2**20,
+    dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
-    """Label many clips: one JSON object per line.
+    """Label many clips: a table of labels, probabilities and reasons.
 
-    Run again to resume. A clip that cannot be read becomes a row with its error.
+    Run again to resume. A clip that cannot be read becomes a row with its error, and the exit code is then 3.
     """
     from . import label as table
+    from .label_sources import parse_shard
 
     _offline(model)
     summary = table.label(
@@ -160,15 +180,22 @@ def label(
         out,
         model=model,
         labels=labels,
+        open_vocabulary=open_vocabulary,
         think=think,
         question=question,
-        batch_size=batch_size,
+        batch_size=table.parse_batch_size(batch_size),
+        shard=parse_shard(shard) if shard else None,
         limit=limit,
+        retry_errors=retry_errors,
+        seed=seed,
+        dtype=dtype,
+        limits=table.clip_limits(max_seconds, max_pixels, max_bytes, clip_timeout),
+        clip_timeout=clip_timeout,
+        report=report,
     )
-    typer.echo(
-        f"{summary.ok} labelled, {summary.errors} errors, {summary.skipped} in the table already: {out}",
-        err=True,
-    )
+    typer.echo("\n".join(table.told(summary, out)), err=True)
+    if summary.left:
+        raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(3)
 

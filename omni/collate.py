@@ -30,8 +30,8 @@ from .align import Aligned, phrase_embeddings
 from .answer import format_answer, prompt
 from .cues.lexicon import CUES
 from .cues.truth import cue_truth
-from .emotions import EKMAN7
-from .errors import ClipError
+from .emotions import EKMAN7, LabelSpace, canonical, label_space
+from .errors import ClipError, LabelError
 from .features import ClipFeatures, FeatureCache
 from .manifest import Example, read_manifest
 
@@ -81,32 +81,63 @@ def encode_examples(manifests: Sequence[str], cache: FeatureCache) -> tuple[list
     return encoded, left_out
 
 
-def sft_rows(examples: Sequence[Encoded], options: RowOptions, ask: Callable[..., str] = prompt) -> list[dict]:
-    """Rows for the cold start; `ask` writes the user's turn, `OmniProcessor.prompt` of the model that learns."""
-    rng = random.Random(options.seed)
+def true_label(example: Example, space: LabelSpace) -> str:
+    """The label of an example as the label space spells it.
+
+    Raises:
+        LabelError: it has none, or one that is not in the space.
+    """
+    label = canonical(example.label or "", space)
+    if label is None:
+        raise LabelError(
+            f"{example.clip}: the label {example.label!r} is not in the label space ({', '.join(space.labels)}). "
+            "Correct the manifest, or give another space with --labels.",
+            code="label",
+        )
+    return label
+
+
+def sft_rows(
+    examples: Sequence[Encoded],
+    options: RowOptions,
+    ask: Callable[..., str] = prompt,
+    labels: LabelSpace | str = "ekman7",
+) -> list[dict]:
+    """Rows for the cold start.
+
+    Args:
+        ask: writes the user's turn, `OmniProcessor.prompt` of the model that learns.
+        labels: the label space.
+
+    Raises:
+        LabelError: a label is not in the label space.
+    """
+    rng, space = random.Random(options.seed), label_space(labels)
     rows = []
-    for example, clip, path in examples:
+    for given, clip, path in examples:
+        example = replace(given, label=true_label(given, space))
         for share, think in ((options.reasoned, True), (options.labelled, False)):
             if rng.random() < share:
-                seen, changed, without = _varied(example, clip, options, rng)
+                seen, changed, without = _varied(example, clip, options, rng, space)
                 if "prosody" in changed.features and rng.random() < options.prosody_only:
                     without = [*without, "audio"]
                 words = changed.transcript if rng.random() < options.words else None
                 if seen.rationale or not think:
-                    rows.append(_row(seen, changed, path, think, without, words, ask))
+                    text = _asked(seen, changed, think, words, ask, space)
+                    rows.append(_row(text, seen, path, think, without))
     rng.shuffle(rows)
     return rows
 
 
 def _varied(
-    example: Example, clip: ClipFeatures, options: RowOptions, rng: random.Random
+    example: Example, clip: ClipFeatures, options: RowOptions, rng: random.Random, space: LabelSpace
 ) -> tuple[Example, ClipFeatures, list[str]]:
     """The clip as it is, or with something taken away and the answer that is then true; and the streams left out."""
     facts, lot = example.extra, rng.random()
     both = len(clip.modalities) == 2
     if lot < options.nothing:
         return (
-            replace(example, label=rng.choice(EKMAN7), rationale=NOTHING),
+            replace(example, label=rng.choice(space.labels), rationale=NOTHING),
             clip.blind().mute(),
             sorted(clip.features),
         )
@@ -142,17 +173,14 @@ def _gone(clip: ClipFeatures, changed: ClipFeatures) -> list[str]:
     return sorted(set(clip.features) - set(changed.features))
 
 
-def _row(
-    example: Example,
-    clip: ClipFeatures,
-    path: Path,
-    think: bool,
-    without: list[str],
-    words: str | None,
-    ask: Callable[..., str],
-) -> dict:
-    text = ask(example.question, EKMAN7, think=think, modalities=clip.modalities, transcript=words)
-    answer = format_answer(example.label, (example.rationale or "") if think else "")
+def _asked(
+    example: Example, clip: ClipFeatures, think: bool, words: str | None, ask: Callable[..., str], space: LabelSpace
+) -> str:
+    return ask(example.question, space, think=think, modalities=clip.modalities, transcript=words)
+
+
+def _row(text: str, example: Example, path: Path, think: bool, without: list[str]) -> dict:
+    answer = format_answer(example.label or "", (example.rationale or "") if think else "")
     part = {"type": "video", "path": str(path), "text": None, "without": without}
     return {
         "messages": [
@@ -163,19 +191,19 @@ def _row(
     }
 
 
-def vocabulary(model, processor) -> tuple[Tensor, Tensor, float]:
+def vocabulary(model, processor, labels: LabelSpace | str = "ekman7") -> tuple[Tensor, Tensor, float]:
     """What tokens are aligned with: cues (W, E) and labels (labels, E) as embeddings, and how long embeddings are."""
     table = model.get_input_embeddings()
     cues = phrase_embeddings(table, processor.tokenizer, [CUES[name].phrases[0] for name in CHECKABLE])
-    labels = phrase_embeddings(table, processor.tokenizer, EKMAN7)
-    return cues, labels, float(table.weight.detach().float().square().mean().sqrt())
+    named = phrase_embeddings(table, processor.tokenizer, label_space(labels).labels)
+    return cues, named, float(table.weight.detach().float().square().mean().sqrt())
 
 
-def align_rows(examples: Sequence[Encoded]) -> list[Aligned]:
+def align_rows(examples: Sequence[Encoded], labels: LabelSpace | str = "ekman7") -> list[Aligned]:
     """What each clip shows, by the truth in its manifest row; without truth only the label counts."""
-    rows = []
+    rows, space = [], label_space(labels)
     for example, clip, _ in examples:
         truth = cue_truth(example.extra.get("action_units"), example.extra.get("prosody"))
         cues = torch.tensor([torch.nan if truth.get(cue) is None else float(truth[cue]) for cue in CHECKABLE])
-        rows.append(Aligned(clip, cues, EKMAN7.index(example.label)))
+        rows.append(Aligned(clip, cues, space.labels.index(true_label(example, space))))
     return rows

@@ -9,7 +9,9 @@ A label space is an ordered tuple of words. The seven of `ekman7` are spelled as
     mafw11     angry disgust fear happy neutral sad surprise
                contemptuous anxious helpless disappointed                          Liu et al. 2022
     ravdess8   neutral calm happy sad angry fear disgust surprise                  Livingstone and Russo 2018
-    mer6       angry happy neutral sad surprise worried                            MER2023 (also `mer2023`)
+    mer6       angry happy neutral sad surprise worried                            MER2023, MER2024
+    cremad6    angry disgust fear happy neutral sad                                Cao et al. 2014
+    meld7      neutral surprise fear sad happy disgust angry                       Poria et al. 2019
 
 A user's own space is a comma-separated list ("angry,happy") or a text file with one word per line.
 
@@ -77,9 +79,20 @@ SPACES: dict[str, LabelSpace] = {
         ),
         LabelSpace("ravdess8", ("neutral", "calm", "happy", "sad", "angry", "fear", "disgust", "surprise")),
         LabelSpace("mer6", ("angry", "happy", "neutral", "sad", "surprise", "worried")),
+        LabelSpace("cremad6", ("angry", "disgust", "fear", "happy", "neutral", "sad")),
+        LabelSpace("meld7", ("neutral", "surprise", "fear", "sad", "happy", "disgust", "angry")),
     )
 }
-ALIASES = {"mer2023": "mer6", "dfew": "dfew7", "mafw": "mafw11", "ravdess": "ravdess8", "ekman": "ekman7"}
+ALIASES = {
+    "ekman": "ekman7",
+    "dfew": "dfew7",
+    "mafw": "mafw11",
+    "ravdess": "ravdess8",
+    "mer2023": "mer6",
+    "mer2024": "mer6",
+    "cremad": "cremad6",
+    "meld": "meld7",
+}
 
 # Head → words that mean it. Each word stands once (a test keeps it): with two heads, the order would decide.
 SYNONYMS: dict[str, str] = {

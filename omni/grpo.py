@@ -29,8 +29,8 @@ from trl.models.utils import prepare_deepspeed, prepare_fsdp, unwrap_model_for_g
 from trl.trainer.utils import split_tensor_dict
 
 from .answer import QUESTION, prompt
-from .collate import Encoded
-from .emotions import LabelSpace, canonical
+from .collate import Encoded, true_label
+from .emotions import LabelSpace
 from .errors import OmniError
 from .features import ClipFeatures, collate, to_device
 from .metrics import score_answer
@@ -58,17 +58,11 @@ def grpo_rows(
         ask: writes the user's turn, `OmniProcessor.prompt` of the model that learns.
 
     Raises:
-        TrainingError: a label is not in the label space.
+        LabelError: a label is not in the label space.
     """
     rows = []
     for example, clip, path in examples:
-        label = canonical(example.label or "", space)
-        if label is None:
-            raise TrainingError(
-                f"{example.clip}: the label {example.label!r} is not in the label space "
-                f"({', '.join(space.labels)}). Correct the manifest, or give another space with --labels.",
-                code="label",
-            )
+        label = true_label(example, space)
         question = f"{example.question or QUESTION} {request}" if request else example.question
         text = ask(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
         part: dict = {"type": "video", "path": str(path), "text": None, "without": []}

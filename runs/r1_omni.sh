@@ -4,7 +4,7 @@
 #   bash runs/r1_omni.sh HUMANOMNI BERT EMER MAFW DFEW RAVDESS [WORK]
 #
 # HUMANOMNI is the downloaded folder of HumanOmni-0.5B, BERT that of bert-base-uncased (for its word list), the others the
-# corpora as their owners distribute them. Each part continues where an earlier run stopped.
+# corpora as their owners distribute them; EMER holds the unpacked clips of MER2023 or MER2024 beside the reasons. Each part continues where an earlier run stopped.
 # Needs: pip install -e ".[train]", and GPUS of 24 GB or more (GPUS=8 as in the paper).
 #
 # Not run by us in full: there was no GPU and no licence for the corpora where this was written. Its parts are tested with
@@ -32,11 +32,12 @@ part "DFEW, test" python -m data dfew --root "$dfew" --out "$work/dfew_test.json
 part "RAVDESS" python -m data ravdess --root "$ravdess" --out "$work/ravdess.jsonl"
 
 # 2. the released base -> a model folder of ours; its prompts as in each stage
-[ -e "$work/base/config.json" ] || part "import" omni import "$humanomni" "$work/base" --bert "$bert" --layout cold_start --fit pad
+[ -e "$work/base/config.json" ] ||
+  part "import" omni import "$humanomni" "$work/base" --bert "$bert" --layout cold_start --fit pad
 
 # 3. cold start (EMER-SFT): reasons, 5 epochs, 16 rows a step, lr 2e-5
 part "cold start" torchrun --nproc_per_node "$gpus" train_sft.py --config configs/sft_default.yaml \
-  --train "$work/emer.jsonl" --model "$work/base" --features "$work/features" --output_dir "$work/cold_start" \
+  --train "$work/emer.jsonl" --labels mer6 --model "$work/base" --features "$work/features" --output_dir "$work/cold_start" \
   --align_epochs 0 --full true --reasoned 1 --labelled 0 --plain 0 --misread 0 --prosody_only 0 --words 0 --blind 0 --mute 0 \
   --nothing 0 --num_train_epochs 5 --per_device_train_batch_size $((16 / gpus)) --learning_rate 2e-5 \
   --lr_scheduler_type cosine --warmup_ratio 0.03 --weight_decay 0 --save_steps 50

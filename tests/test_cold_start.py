@@ -15,7 +15,8 @@ from omni.align import Aligned, AlignOptions, WordScores, align, token_scores
 from omni.answer import parse_answer
 from omni.clip import write_clip
 from omni.collate import CHECKABLE, NOTHING, RowOptions, align_rows, expression_label, sft_rows, vocabulary
-from omni.emotions import EKMAN7
+from omni.emotions import EKMAN7, label_space
+from omni.errors import LabelError
 from omni.features import encode_clip
 from omni.manifest import Example, write_manifest
 from omni.sft import ColdStartTrainer
@@ -174,3 +175,13 @@ def test_the_script_trains_saves_and_resumes(tmp_path):
     state = json.loads((out / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["global_step"] == 4
     assert (out / "adapter_model.safetensors").exists()
+
+
+def test_labels_of_another_space_are_asked_for_and_answered_in_it():
+    clip = encode_clip(*tiny(), CLIPS[0])
+    worried = replace(EXAMPLE, label="worried", extra={})
+    rows = sft_rows([(worried, clip, Path("a.safetensors"))] * 3, NOTHING_CHANGED, labels="mer6")
+    assert all("worried" in said(row)[0] and parse_answer(said(row)[1]).label == "worried" for row in rows)
+    assert align_rows([(worried, clip, Path("a"))], "mer6")[0].label == label_space("mer6").labels.index("worried")
+    with pytest.raises(LabelError, match="--labels"):
+        sft_rows([(worried, clip, Path("a.safetensors"))], NOTHING_CHANGED)

@@ -21,6 +21,7 @@ from trl import GRPOConfig
 
 from omni.clip import write_clip
 from omni.emotions import EKMAN7, label_space
+from omni.errors import LabelError
 from omni.features import encode_clip, write_features
 from omni.grpo import (
     OmniGRPOTrainer,
@@ -253,7 +254,7 @@ def test_settings_that_would_not_do_what_they_say_are_refused(tmp_path):
 def test_a_label_outside_the_space_is_refused_at_the_start():
     model, processor = tiny()
     clip = encode_clip(model, processor, make_clip(1.0, 0))
-    with pytest.raises(TrainingError, match="'bored' is not in the label space"):
+    with pytest.raises(LabelError, match="'bored' is not in the label space"):
         grpo_rows([(Example(Path("a.mp4"), "bored"), clip, Path("a"))], label_space(EKMAN7))
     row = grpo_rows([(Example(Path("a.mp4"), "joy"), clip, Path("a"))], label_space(EKMAN7))[0]
     assert row["label"] == "happy"  # a synonym
