@@ -81,6 +81,12 @@ def r1_omni_layout(count: int, dtype: str, weights: Path):
     return model, processor, clips
 
 
+def autocast(model):
+    """What `bf16: true` does in training: LoRA and fusion multiply in the language model's precision."""
+    dtype = model.get_base_model().lm_head.weight.dtype
+    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+
+
 def gradient(model) -> dict[str, Tensor]:
     """What the optimizer would get, and the model without it."""
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -107,9 +113,9 @@ def our_step(model, processor, clips, texts, group: int, sampling: Sampling, adv
         "completion": completions.shape[1],
         **processor.instructions(texts),
     }
-    with phases("reference"), torch.no_grad(), model.disable_adapter():
+    with phases("reference"), torch.no_grad(), model.disable_adapter(), autocast(model):
         model(**scored)
-    with phases("policy, forward"):
+    with phases("policy, forward"), autocast(model):
         log_probs = model(**scored).log_probs
     with phases("policy, backward"):
         (-(log_probs - log_probs.detach()).exp() * advantages[:, None]).mean().backward()
@@ -135,9 +141,10 @@ def plain_step(model, processor, clips, texts, group: int, length: int, completi
         scores = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
         return scores[:, -completions.shape[1] :]
 
-    with phases("reference"), torch.no_grad(), reference.disable_adapter():
+    with phases("reference"), torch.no_grad(), reference.disable_adapter(), autocast(model):
         log_probs(reference)
-    with phases("policy, forward"):
+    del reference
+    with phases("policy, forward"), autocast(model):
         scores = log_probs(model)
     with phases("policy, backward"):
         (-(scores - scores.detach()).exp() * advantages[:, None]).mean().backward()

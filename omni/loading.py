@@ -50,7 +50,8 @@ def load(
         adapter: False gives the base without its trained adapters (fusion is then untrained).
         merge: fold LoRA into the weights, which makes every token cheaper; False keeps a `PeftModel`.
         trainable: get ready for training: adapters that are not merged learn, and attention on a processor is computed
-            with plain products, whose backward pass costs a third less there than that of the fused one.
+            with plain products, whose backward pass costs a third less there than that of the fused one. Not so for
+            prompts of a thousand tokens, as imported models have: plain products would keep gigabytes.
         four_bit: hold the language model in 4 bits (NF4, arXiv 2305.14314), for training adapters on it.
 
     Returns:
@@ -84,7 +85,7 @@ def load(
             model = PeftModel.from_pretrained(model, trained, is_trainable=trainable, torch_device=str(place))
         if merge:
             model = model.merge_and_unload()
-    if trainable and place.type == "cpu":
+    if trainable and place.type == "cpu" and "clip" in model.config.placeholders:
         model.set_attn_implementation({"text_config": "eager"})
     return model.eval(), processor
 

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 facekit=$(realpath "$1") work=${2:-outputs/tiny_cpu}
 MARGIN=0.15
-export OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1  # more threads only slow such small models
 mkdir -p "$work"
 
 part() {  # part NAME COMMAND...: run, and say how long it took
@@ -22,7 +22,7 @@ part() {  # part NAME COMMAND...: run, and say how long it took
   echo "$name: $((SECONDS - start)) s" | tee -a "$work/times.txt"
 }
 
-actors() { OMP_NUM_THREADS=1 python -m data actors --facekit "$facekit" --out "$work/corpus" --size 64 "$@"; }
+actors() { python -m data actors --facekit "$facekit" --out "$work/corpus" --size 64 "$@"; }
 tiny() {
   python - "$work/base" <<'PYTHON'
 import sys
@@ -45,12 +45,18 @@ part "tiny model" tiny
 part "cold start" python train_sft.py --config configs/sft_default.yaml --train "$work/corpus/train.jsonl" \
   --model "$work/base" --output_dir "$work/sft" --align_epochs 10 --reasoned 0 --labelled 1 --max_steps 400 \
   --lora_rank 16 --lora_alpha 64 --learning_rate 1e-2 --logging_steps 100 "${small[@]}"
-for seed in 0 1 2; do
-  part "GRPO, seed $seed" python train_grpo.py --config configs/grpo_default.yaml --train "$work/corpus/train.jsonl" \
-    --model "$work/sft" --output_dir "$work/grpo-$seed" --mode no-think --full true --max_steps 50 --learning_rate 1e-3 \
-    --temperature 0.6 --max_completion_length 40 --per_device_train_batch_size 64 --warmup_steps 2 --seed "$seed" \
-    "${small[@]}" >"$work/grpo-$seed.log"
-done
+grpo() {  # grpo SEED
+  python train_grpo.py --config configs/grpo_default.yaml --train "$work/corpus/train.jsonl" --model "$work/sft" \
+    --output_dir "$work/grpo-$1" --mode no-think --full true --max_steps 50 --learning_rate 1e-3 --temperature 0.6 \
+    --max_completion_length 40 --per_device_train_batch_size 64 --warmup_steps 2 --seed "$1" "${small[@]}" \
+    >"$work/grpo-$1.log" 2>&1 || { tail -n 5 "$work/grpo-$1.log"; return 1; }
+}
+three() {  # at once: each takes one core
+  local runs=()
+  for seed in 0 1 2; do grpo "$seed" & runs+=($!); done
+  for run in "${runs[@]}"; do wait "$run"; done
+}
+part "GRPO, three seeds" three
 part "evaluation" python benchmarks/eval_default.py "$work/corpus/test.jsonl" "$work/results.json" \
   --model "$work/grpo-0" --features "$work/features"
 part "labelling" omni label "$work/corpus/test" --out "$work/labels.jsonl" --model "$work/grpo-0" --no-think
