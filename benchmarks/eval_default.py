@@ -31,7 +31,7 @@ from omni.loading import load
 from omni.manifest import Example, read_manifest
 from omni.metrics import ece, uar, war
 
-BATCH = 16
+BATCH = 40
 MODES = ("think", "no-think")
 
 

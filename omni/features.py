@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .clip import Clip
+from .clip import RATE, Clip
 from .cues.voice import FEATURES
 from .encoders import encode_sound, transcribe
 
@@ -36,7 +36,7 @@ class ClipFeatures:
         duration: seconds.
         sha256: of the clip's content.
         transcript: the words spoken, if the model writes them.
-        warnings: the reader's, and `no_face`.
+        warnings: the reader's, `no_face`, and `sound_cut` (longer than the model hears).
     """
 
     features: dict[str, Tensor]
@@ -102,7 +102,11 @@ def encode_clip(model, processor, clip: Clip, transcript: str | None = None) -> 
     streams = backbone.encode(**media)
     present = {m: bool((~t.isnan()).any()) for m, t in streams.times.items()}
     seen, heard = present.get("video", False), present.get("audio", False)
-    warnings = clip.warnings + (("no_face",) if "video" in clip.modalities and not seen else ())
+    faults = {
+        "no_face": "video" in clip.modalities and not seen,
+        "sound_cut": clip.wave is not None and len(clip.wave) > processor.hearing * RATE,
+    }
+    warnings = clip.warnings + tuple(name for name, true in faults.items() if true)
     return ClipFeatures(
         {m: x[0].cpu() for m, x in streams.features.items() if present[m]},
         {m: t[0].cpu() for m, t in streams.times.items() if present[m]},

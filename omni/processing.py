@@ -92,6 +92,11 @@ class OmniProcessor(ProcessorMixin):
         return read_clip(path, frames=self.frames, sampling=self.sampling, **options)
 
     @property
+    def hearing(self) -> float:
+        """Seconds of sound that the model takes in; what is beyond is cut off, with the warning `sound_cut`."""
+        return float("inf")
+
+    @property
     def question(self) -> str:
         """What is asked where nothing else is."""
         return QUESTION

@@ -12,7 +12,7 @@ its system line are the checkpoint's own. Source: the released code, as `docs/ev
 
 Other than in `processing.py`, the picture is squeezed to a square (`fit="squeeze"`, the released inference) or padded with
 grey first (`fit="pad"`, its training), and the sound always fills the window of the audio tower: shorter sound is followed
-by silence, longer sound is cut, as the models were trained. The released code hears ten seconds of silence in a clip
+by silence, longer sound is cut (warning `sound_cut`), as the models were trained. The released code hears ten seconds of silence in a clip
 without sound; here the sense is then missing.
 """  # noqa: E501
 
@@ -112,6 +112,11 @@ class ReleasedProcessor(OmniProcessor):
             vision=vision,
             sampling=SAMPLING,
         )
+
+    @property
+    def hearing(self) -> float:
+        """Seconds of sound in the audio tower's window."""
+        return float(self.feature_extractor.chunk_length)
 
     @property
     def question(self) -> str:

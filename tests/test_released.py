@@ -190,6 +190,13 @@ def test_a_clip_and_a_question_become_the_references_prompt_and_words(upstream):
     assert processor.prompt(None, label_space("dfew7")) == question
 
 
+def test_sound_beyond_the_window_is_cut_and_said_to_be(upstream):
+    whole = prepared()
+    long = replace(whole, wave=np.tile(whole.wave, 2), sha256="4" * 64)
+    assert "sound_cut" in encode_clip(*upstream, long).warnings
+    assert "sound_cut" not in encode_clip(*upstream, replace(whole, wave=whole.wave[:16_000])).warnings
+
+
 def test_layouts_differ_as_their_stages_did(upstream):
     _, processor = upstream
     import copy
