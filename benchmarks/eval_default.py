@@ -26,7 +26,7 @@ from omni.cues.lexicon import claims as cue_claims
 from omni.cues.truth import claim_precision, cue_truth
 from omni.emotions import EKMAN7, label_space
 from omni.features import ClipFeatures, FeatureCache
-from omni.generate import ask_text, reason_batch, score_labels
+from omni.generate import ask_text, build_inputs, reason_batch, score_labels
 from omni.loading import load
 from omni.manifest import Example, read_manifest
 from omni.metrics import ece, uar, war
@@ -41,7 +41,9 @@ def predict_fast(model, processor, clips: Sequence[ClipFeatures]) -> list[dict[s
     for i in track(range(0, len(clips), BATCH), "labels"):
         batch = clips[i : i + BATCH]
         texts = [ask_text(processor, c, None, space, think=False) for c in batch]
-        out += score_labels(model, processor, batch, texts, ["<answer>"] * len(batch), space)
+        out += score_labels(
+            model, processor, build_inputs(model, processor, batch, texts), ["<answer>"] * len(batch), space
+        )
     return out
 
 

@@ -3,9 +3,10 @@
     prompt -> greedy (or sampled) text -> parse_answer
     p(label | clip, question, thought) ∝ exp Σ_t log p(token_t of "label</answer>" | prompt, thought, "<answer>")
 
-Label probabilities are scores of the whole label space, not sampled text: the prompt and the thought are run once, the
-continuations of all labels share their keys and values, and each continuation is scored to its closing tag, so that a
-long label is not favoured or punished for its length. They are what confidence, calibration and abstention rest on.
+Label probabilities are scores of the whole label space, not sampled text: the prompt is run once for the text and the
+scores, the continuations of all labels share its keys and values and those of the thought, and each continuation is
+scored to its closing tag, so that a long label is not favoured or punished for its length. They are what confidence,
+calibration and abstention rest on.
 
 `reason_batch` and `stream` are callers of the same few functions; chat, labelling, server and evaluation call these.
 """
@@ -17,14 +18,14 @@ from threading import Thread
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, TextIteratorStreamer
+from transformers import TextIteratorStreamer
 
 from .answer import TAG, Answer, Parsed, format_answer, parse_answer
 from .clip import Clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .features import ClipFeatures, encode_clip, to_device
-from .rollout import Sampling, can_roll_out, roll_out, unwrapped
+from .rollout import Prefilled, Sampling, can_roll_out, prefill, roll_out, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
 SOURCES = str | Path | Clip | ClipFeatures
@@ -71,10 +72,11 @@ def reason_batch(
     texts = [ask_text(processor, clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
     encoded = warned(model, encoded, inputs)
-    written = _write(model, processor, inputs, max_new_tokens, temperature, seed)
+    prompts = prefill(model, inputs)
+    written = _write(model, processor, inputs, prompts, max_new_tokens, temperature, seed)
     parsed = [parse_answer(text) for text in written]
     heads = [answer_head(p, text, think) for p, text in zip(parsed, written, strict=True)]
-    scores = score_labels(model, processor, encoded, texts, heads, space)
+    scores = score_labels(model, processor, prompts, heads, space)
     return [
         _answer(clip, text, head, p, probabilities, space, constrain)
         for clip, text, head, p, probabilities in zip(encoded, written, heads, parsed, scores, strict=True)
@@ -142,39 +144,21 @@ def ask_text(processor, clip: ClipFeatures, question: str | None, space: LabelSp
     return processor.prompt(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
 
 
-def build_inputs(
-    model, processor, clips: Sequence[ClipFeatures], texts: Sequence[str], heads: Sequence[str] | None = None
-) -> dict:
-    """Left-padded model inputs for B prompts; `heads` are the starts of the assistant's turns, if any."""
+def build_inputs(model, processor, clips: Sequence[ClipFeatures], texts: Sequence[str]) -> dict:
+    """Left-padded model inputs for B prompts."""
     device = next(model.parameters()).device
-    inputs = {k: to_device(v, device) for k, v in processor.ask(clips, texts).items()}
-    if heads is not None:
-        inputs["input_ids"], inputs["attention_mask"] = _append(
-            processor, inputs["input_ids"], inputs["attention_mask"], heads
-        )
-    return inputs
+    return {k: to_device(v, device) for k, v in processor.ask(clips, texts).items()}
 
 
-def _append(processor, ids: Tensor, mask: Tensor, heads: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Rows of ids with text appended, left-padded anew."""
-    rows = [
-        torch.cat([row[keep.bool()], row.new_tensor(processor.tokenizer(head, add_special_tokens=False).input_ids)])
-        for row, keep, head in zip(ids, mask, heads, strict=True)
-    ]
-    length = max(map(len, rows))
-    pad = processor.tokenizer.pad_token_id
-    out = torch.stack([torch.cat([row.new_full((length - len(row),), pad), row]) for row in rows])
-    keep = torch.stack([torch.cat([row.new_zeros(length - len(row)), torch.ones_like(row)]) for row in rows])
-    return out, keep
-
-
-def _write(model, processor, inputs: dict, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
+def _write(
+    model, processor, inputs: dict, prompts: Prefilled, max_new_tokens: int, temperature: float, seed: int
+) -> list[str]:
     """Generate the text of every row."""
     tokenizer, start = processor.tokenizer, inputs["input_ids"].shape[1]
     if can_roll_out(model):
         never = tuple(model.config.placeholders.values())
         sampling = Sampling(max_new_tokens, (tokenizer.eos_token_id,), temperature, never=never)
-        rows = roll_out(model, inputs, range(len(inputs["input_ids"])), sampling, torch.Generator().manual_seed(seed))
+        rows = roll_out(model, prompts, range(len(inputs["input_ids"])), sampling, torch.Generator().manual_seed(seed))
     else:
         how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
         if temperature > 0:
@@ -196,47 +180,59 @@ def answer_head(parsed: Parsed, text: str, think: bool) -> str:
 
 @torch.inference_mode()
 def score_labels(
-    model,
-    processor,
-    clips: Sequence[ClipFeatures],
-    texts: Sequence[str],
-    heads: Sequence[str],
-    space: LabelSpace,
+    model, processor, prompts: dict | Prefilled, heads: Sequence[str], space: LabelSpace
 ) -> list[dict[str, float]]:
-    """Probability of every label of the space after each head, from one prefill and one pass over the labels.
+    """Probability of every label of the space after each prompt and head.
+
+    The keys and values of a prompt and its head are shared by the labels, and the head of the model runs only where a
+    token of a label is predicted.
+
+    Args:
+        prompts: B prompts as `build_inputs` makes them, or what `prefill` made of them, whose cache is used up.
+        heads: what stands before the label, one a prompt, such as "<answer>".
 
     Returns:
         One {label: probability} a clip; probabilities sum to one.
+
+    Raises:
+        ModelError: if the model puts out NaN.
     """
-    inputs = build_inputs(model, processor, clips, texts, heads)
-    mask, count = inputs["attention_mask"], len(space.labels)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config.text_config)
-    first = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    ends = [processor.tokenizer(f"{label}</answer>", add_special_tokens=False).input_ids for label in space.labels]
-    length = max(map(len, ends))
-    ids = torch.tensor([e + [processor.tokenizer.pad_token_id] * (length - len(e)) for e in ends], device=mask.device)
-    real = torch.tensor([[1] * len(e) + [0] * (length - len(e)) for e in ends], device=mask.device)  # (labels, S)
+    model, tokenizer = unwrapped(model), processor.tokenizer
+    cache, _, mask = prompts if isinstance(prompts, Prefilled) else prefill(model, prompts)
+    batch, count = len(mask), len(space.labels)
+    start, real = _right_padded(tokenizer, heads, mask.device)  # (B, H)
+    ends, told = _right_padded(tokenizer, [f"{label}</answer>" for label in space.labels], mask.device)  # (labels, S)
+
+    mask = torch.cat([mask, real], 1)
+    at = (mask.cumsum(-1) - 1).clamp(min=0)[:, -start.shape[1] :]
+    out = model.model(start, mask, at, cache, use_cache=True).last_hidden_state
+    last = real.sum(1) - 1
+    before = out[torch.arange(batch, device=mask.device), last].repeat_interleave(count, 0)[:, None]  # (B·labels, 1, E)
+
     cache.batch_repeat_interleave(count)
-    batch = len(clips)
-    wide = torch.cat([mask.repeat_interleave(count, 0), real.repeat(batch, 1)], 1)
-    at = positions[:, -1:].repeat_interleave(count, 0) + 1 + torch.arange(length, device=mask.device)
-    rest = model(
-        input_ids=ids.repeat(batch, 1),
-        attention_mask=wide,
-        position_ids=at,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    logits = torch.cat([first.logits.repeat_interleave(count, 0), rest.logits[:, :-1]], 1).float()  # (B·labels, S, V)
+    ids, told = ends.repeat(batch, 1), told.repeat(batch, 1)  # (B·labels, S)
+    wide = torch.cat([mask.repeat_interleave(count, 0), told], 1)
+    at = (wide.cumsum(-1) - 1)[:, -ids.shape[1] :]
+    rest = model.model(ids, wide, at, cache, use_cache=True).last_hidden_state
+    hidden = torch.cat([before, rest[:, :-1]], 1)[told.bool()]  # (tokens of labels, E)
+    logits = model.lm_head(hidden).float()
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(
             "The model put out NaN or infinity. Load it with dtype bfloat16 or float32 (float16 overflows).",
             code="nan",
         )
-    steps = logits.log_softmax(-1).gather(-1, ids.repeat(batch, 1)[..., None])[..., 0] * real.repeat(batch, 1)
-    probabilities = steps.sum(-1).view(batch, count).softmax(-1)
+    steps = logits.log_softmax(-1).gather(-1, ids[told.bool()][:, None])[:, 0]
+    sums = torch.zeros(told.shape, device=mask.device).masked_scatter(told.bool(), steps).sum(-1)
+    probabilities = sums.view(batch, count).softmax(-1)
     return [dict(zip(space.labels, map(float, row), strict=True)) for row in probabilities]
+
+
+def _right_padded(tokenizer, texts: Sequence[str], device) -> tuple[Tensor, Tensor]:
+    """Ids and mask (B, L) of texts."""
+    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows], device=device)
+    return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
 
 
 def _answer(

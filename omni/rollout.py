@@ -12,6 +12,7 @@ Letters: `U` prompts, `B` completions, `P` prompt tokens, `S` sampled tokens, `H
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,27 +54,47 @@ def can_roll_out(model) -> bool:
     )
 
 
+class Prefilled(NamedTuple):
+    """U prompts that were run: keys and values of their tokens, the hidden state after the last (U, E), mask (U, P)."""
+
+    cache: DynamicCache
+    hidden: Tensor
+    mask: Tensor
+
+
+@torch.no_grad()
+def prefill(model, prompts: dict) -> Prefilled:
+    """Run left-padded prompts, as the processor makes them."""
+    model, mask = unwrapped(model), prompts["attention_mask"]
+    cache = DynamicCache(config=model.config.get_text_config())
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model.model(**prompts, position_ids=positions, past_key_values=cache, use_cache=True)
+    return Prefilled(cache, out.last_hidden_state[:, -1], mask)
+
+
 @torch.no_grad()
 def roll_out(
-    model, prompts: dict, copies: Sequence[int], sampling: Sampling, generator: torch.Generator | None = None
+    model,
+    prompts: dict | Prefilled,
+    copies: Sequence[int],
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
 ) -> list[list[int]]:
     """Sample one completion for every entry of `copies`.
 
     Args:
         model: an `OmniForConditionalGeneration`, or a `PeftModel` around it, in eval mode.
-        prompts: left-padded inputs of U prompts, as the processor makes them.
+        prompts: left-padded inputs of U prompts, as the processor makes them, or what `prefill` made of them.
         copies: for each of B completions, which prompt it continues.
 
     Returns:
         B lists of token ids, each ending with one of `sampling.ends` or cut at `sampling.length`.
     """
-    model, mask = unwrapped(model), prompts["attention_mask"]
-    cache = DynamicCache(config=model.config.get_text_config())
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    first = model.model(**prompts, position_ids=positions, past_key_values=cache, use_cache=True)
+    model = unwrapped(model)
+    cache, first, mask = prompts if isinstance(prompts, Prefilled) else prefill(model, prompts)
     rows = torch.tensor(list(copies))
     decoder = Decoder(model, [(layer.keys, layer.values) for layer in cache.layers], rows, mask, sampling.length)
-    hidden = first.last_hidden_state[rows, -1]  # (B, E)
+    hidden = first[rows]  # (B, E)
 
     written: list[list[int]] = [[] for _ in rows]
     alive = torch.arange(len(rows))

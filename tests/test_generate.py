@@ -38,19 +38,23 @@ def test_a_batch_answers_each_clip_as_alone(parts):
 
 def test_label_scores_are_the_probabilities_of_whole_continuations(parts):
     model, processor = parts
-    clip = encode_clip(model, processor, CLIPS[0])
-    space = label_space("angry,happy")
-    text = ask_text(processor, clip, "", space, think=False)
-    shared = score_labels(model, processor, [clip], [text], ["<answer>"], space)[0]
-    logs = []
-    for name in space.labels:
-        inputs = build_inputs(model, processor, [clip], [text], [f"<answer>{name}</answer>"])
-        count = len(processor.tokenizer(f"{name}</answer>").input_ids)
-        with torch.no_grad():
-            steps = model(**inputs).logits[0, :-1].log_softmax(-1)
-        logs.append(steps.gather(-1, inputs["input_ids"][0, 1:, None])[-count:].sum())
-    naive = torch.stack(logs).softmax(0)
-    torch.testing.assert_close(torch.tensor(list(shared.values())), naive, atol=1e-5, rtol=0)
+    clips = [encode_clip(model, processor, clip) for clip in CLIPS[:2]]
+    space, heads = label_space("angry,happy,sad"), ["<answer>", "<think>A smile, and a voice.</think>\n<answer>"]
+    texts = [ask_text(processor, clips[0], "", space, think=False), ask_text(processor, clips[1], "Why?", space, True)]
+    shared = score_labels(model, processor, build_inputs(model, processor, clips, texts), heads, space)
+    for clip, text, head, found in zip(clips, texts, heads, shared, strict=True):
+        logs = []
+        for name in space.labels:
+            inputs = build_inputs(model, processor, [clip], [text])
+            ids = torch.tensor([processor.tokenizer(f"{head}{name}</answer>").input_ids])
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            count = len(processor.tokenizer(f"{name}</answer>").input_ids)
+            with torch.no_grad():
+                steps = model(**inputs).logits[0, :-1].log_softmax(-1)
+            logs.append(steps.gather(-1, inputs["input_ids"][0, 1:, None])[-count:].sum())
+        naive = torch.stack(logs).softmax(0)
+        torch.testing.assert_close(torch.tensor(list(found.values())), naive, atol=1e-5, rtol=0)
 
 
 def test_what_is_missing_is_said_to_the_model_and_to_the_user(parts):
@@ -83,9 +87,8 @@ def test_nan_raises_with_advice():
     model, processor = tiny()
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(ModelError, match="bfloat16"):
-        score_labels(
-            model, processor, [encode_clip(model, processor, CLIPS[0])], ["?"], ["<answer>"], label_space(EKMAN7)
-        )
+        inputs = build_inputs(model, processor, [encode_clip(model, processor, CLIPS[0])], ["?"])
+        score_labels(model, processor, inputs, ["<answer>"], label_space(EKMAN7))
 
 
 def test_an_unknown_label_space_is_refused_by_name(parts):
