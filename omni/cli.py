@@ -67,7 +67,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="default, a folder, or hub:owner/name (the only one that uses the network).")]
 Labels = Annotated[
-    str, typer.Option(help="A label space (ekman7, dfew7, mafw11, ravdess8, mer6, cremad6, meld7), words a,b,c, or a file.")
+    str, typer.Option(help="A space (ekman7, dfew7, mafw11, ravdess8, mer6, cremad6, meld7), words a,b,c, or a file.")
 ]
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Give reasons before the answer.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32 or bfloat16.")]

@@ -5,29 +5,28 @@
          ─► the times of all pictures ─► T mid-bin times ─► decode what those T pictures need ─► frames, times
          ─► decode the sound, mono, 16 kHz, sample 0 at time 0 ─► wave
 
-Time 0 is the start of the clip as a player shows it: the first packet of picture or sound. The length is
-decided once: last picture + its duration, and only without pictures the end of the sound. The length in the
-header is not believed (browsers write none, a cut file keeps the old one). With `start` and `end` of the
-pictures
+Time 0 is the start of the clip as a player shows it: the first packet of picture or sound. The length is decided
+once: last picture + its duration, and only without pictures the end of the sound. The length in the header is not
+believed (browsers write none, a cut file keeps the old one). With `start` and `end` of the pictures
 
     t_i = start + (i + 1/2) · (end - start) / T            i = 0 … T-1
     picture i = the one on screen at t_i = the last with pts <= t_i, reported with its own pts
 
-compared in integers, so equal clips give equal picks. A clip of fewer pictures than T repeats some, with
-equal times. As all packet times are known before anything is decoded, nothing is seeked: packets between a
-pick and the keyframe of the next are left out, and so are pictures that no other refers to. Should a pick not
-come out this way (wrong keyframe marks, damage), everything is decoded instead.
+compared in integers, so equal clips give equal picks. A clip of fewer pictures than T repeats some, with equal times.
+As all packet times are known before anything is decoded, nothing is seeked: packets between a pick and the keyframe
+of the next are left out, and so are pictures that no other refers to. Should a pick not come out this way (wrong
+keyframe marks, damage), everything is decoded instead.
 
-Errors are `ClipError`s with the codes of `REASONS`, which say what to do and never contain decoder text.
-Faults that leave the clip usable are `Clip.warnings`: `no_audio, no_video, silent_audio, truncated,
-bad_packets:n, hdr_not_tonemapped, rotated, vfr, no_duration_header, multiple_audio_streams`.
+Errors are `ClipError`s with the codes of `REASONS`, which say what to do and never contain decoder text. Faults that
+leave the clip usable are `Clip.warnings`: `no_audio, no_video, silent_audio, truncated, bad_packets:n,
+hdr_not_tonemapped, rotated, vfr, no_duration_header, multiple_audio_streams`.
 
 Silent audio keeps its wave, but counts as no modality: a muted microphone is no evidence of a calm voice.
 
-Left out: a child process around the decoder (all is in-process: one packet that hangs the decoder is not
-interrupted, one that crashes it takes the process along; a server should give clips to worker processes),
-HDR tone mapping, deinterlacing, mirrored display matrices, animated WebP and PNG (their first picture is
-read), raw codec streams without a container, and playlists, which name other files.
+Left out: a child process around the decoder, which `clip_reader.py` is (here a packet that hangs the decoder is not
+interrupted, and one that crashes it takes the process along), HDR tone mapping, deinterlacing, mirrored display
+matrices, animated WebP and PNG (their first picture is read), raw codec streams without a container, and playlists,
+which name other files.
 """
 
 from __future__ import annotations
@@ -56,6 +55,7 @@ Sampling: TypeAlias = Callable[[list[int], int, int], list[int]]  # stamps, end,
 RATE = 16_000  # Hz of every wave: what Whisper-style audio towers take
 LONG_SIDE = 640  # px; longer sides are shrunk while converting to RGB: ample for a face tower
 SILENCE = 10 ** (-70 / 20)  # of full scale: a peak of 10 steps of 16 bits; no open microphone is so quiet
+LOUDEST = 2.0**31  # 32-bit integers written as floats: beyond, a sample is damage, and models overflow
 SMALL = 640 * 480  # px; decoding threads wait for each other longer than pictures up to this size take
 GAP = 0.1  # s; a longer hole between sound packets is filled with silence, a shorter one is jitter
 
@@ -107,7 +107,7 @@ REASONS = {
     "not_allowed_path": "may not be read by this user. Change its permissions, or copy it.",
     "empty_file": "is empty (less than {least} bytes). Record or copy it again.",
     "too_large_bytes": "has {size:.0f} MB, more than the limit of {limit:.0f} MB. Cut or re-encode it, or "
-    "raise Limits(file_bytes=…).",
+    "raise --max-bytes of omni label, in Python Limits(file_bytes=…).",
     "unsupported_format": "is not a clip that can be read. Give mp4, mov, mkv, webm, avi, mpg, gif, wav, "
     "mp3, flac, ogg, png, jpg or webp, or convert it (ffmpeg -i INPUT clip.mp4).",
     "unsupported_format.streams": "has {streams} streams, more than the limit of {limit}. Keep one picture "
@@ -126,9 +126,9 @@ REASONS = {
     "no_frames": "has a track of {sense} of which nothing can be decoded. Record or convert it again "
     "(ffmpeg -i INPUT clip.mp4), or leave it out with {flag}.",
     "too_large_pixels": "has pictures of more than {limit:.1f} megapixels. Shrink it (ffmpeg -i INPUT -vf "
-    "scale=1280:-2 clip.mp4), or raise Limits({field}=…).",
+    "scale=1280:-2 clip.mp4), or raise --max-pixels of omni label, in Python Limits({field}=…).",
     "too_long": "is longer than {limit:.0f} s. Cut it (ffmpeg -i INPUT -t {limit:.0f} clip.mp4), or raise "
-    "Limits(seconds=…).",
+    "--max-seconds of omni label, in Python Limits(seconds=…).",
     "too_long.frames": "has more than {limit} pictures. Cut it or lower its rate (ffmpeg -i INPUT -r 25 "
     "clip.mp4), or raise Limits(frames=…).",
     "too_long.packets": "has more than {limit} packets. Convert it (ffmpeg -i INPUT clip.mp4), or raise "
@@ -136,7 +136,9 @@ REASONS = {
     "too_long.audio": "has more than {limit:.0f} MB of decoded sound. Cut it or mix it down (ffmpeg -i "
     "INPUT -ac 1 clip.mp4), or raise Limits(audio_bytes=…).",
     "decode_timeout": "took longer than {limit:.0f} s to decode. Cut or shrink it (ffmpeg -i INPUT -vf "
-    "scale=640:-2 clip.mp4), or raise Limits(wall_seconds=…).",
+    "scale=640:-2 clip.mp4), or raise --clip-timeout of omni label, in Python Limits(wall_seconds=…).",
+    "decoder_crashed": "made the decoder crash, as damaged files can. Copy or record it again, or convert it "
+    "(ffmpeg -i INPUT clip.mp4).",
     "bad_clip": "cannot be written: {why}.",
     "not_writable": "cannot be written there. Check that the folder exists, that you may write in it, and "
     "that the disk has space.",
@@ -231,9 +233,9 @@ def read_clip(
     Traceback (most recent call last):
     omni.errors.ClipError: such.mp4 does not exist. Check the spelling and the folder of the path.
     """
-    name = "The clip" if isinstance(path, Clip) else _printable(path)
+    name = "The clip" if isinstance(path, Clip) else display_name(path)
     if frames < 1 or not (audio or video):
-        raise _error("bad_argument", name, frames=frames, audio=audio, video=video)
+        raise clip_error("bad_argument", name, frames=frames, audio=audio, video=video)
     if isinstance(path, Clip):
         return _checked(path, name, audio, video)
     limits = limits or Limits()
@@ -254,7 +256,7 @@ def _checked(clip: Clip, name: str, audio: bool, video: bool) -> Clip:
     if clip.wave is not None and not audio:
         clip = replace(clip, wave=None)
     if not clip.modalities:
-        raise _error(_why_nothing(clip, audio, video), name)
+        raise clip_error(_why_nothing(clip, audio, video), name)
     missing = {
         "no_video": video and clip.frames is None,
         "no_audio": audio and clip.wave is None,
@@ -273,17 +275,17 @@ def _why_nothing(clip: Clip, audio: bool, video: bool) -> str:
 # ---- before anything is decoded ----
 
 
-def _printable(path: str | os.PathLike[str]) -> str:
+def display_name(path: str | os.PathLike[str]) -> str:
     """The file's name for a message: no folders, no control characters, no terminal escapes.
 
-    >>> _printable("/home/ann/a\\x1b[2Jb\\n.mp4")
+    >>> display_name("/home/ann/a\\x1b[2Jb\\n.mp4")
     'a?[2Jb?.mp4'
     """
     name = os.path.basename(os.fspath(path).rstrip("/")) or os.fspath(path) or "The path"
     return "".join(c if c.isprintable() else "?" for c in name)[:120]
 
 
-def _error(reason: str, name: str, **facts: Any) -> ClipError:
+def clip_error(reason: str, name: str, **facts: Any) -> ClipError:
     return ClipError(f"{name} {REASONS[reason].format(**facts)}", code=reason.partition(".")[0])
 
 
@@ -293,16 +295,16 @@ def _regular_file(path: str | os.PathLike[str], name: str, limits: Limits) -> Pa
         file = Path(path).resolve()
         status = file.stat()
     except PermissionError as err:
-        raise _error("not_allowed_path", name) from err
+        raise clip_error("not_allowed_path", name) from err
     except (OSError, ValueError, RuntimeError) as err:  # missing; a NUL in the name; a loop of links
         remote = re.match(r"[a-zA-Z][a-zA-Z0-9+.,-]+:", os.fspath(path))  # two letters or more: C: is a drive
-        raise _error("url_not_allowed" if remote else "not_found", name) from err
+        raise clip_error("url_not_allowed" if remote else "not_found", name) from err
     if not stat.S_ISREG(status.st_mode):
-        raise _error("not_a_file", name)
+        raise clip_error("not_a_file", name)
     if status.st_size < (least := 8):  # a record button clicked twice leaves a WebM of 1 byte
-        raise _error("empty_file", name, least=least)
+        raise clip_error("empty_file", name, least=least)
     if status.st_size > limits.file_bytes:
-        raise _error("too_large_bytes", name, size=status.st_size / 2**20, limit=limits.file_bytes / 2**20)
+        raise clip_error("too_large_bytes", name, size=status.st_size / 2**20, limit=limits.file_bytes / 2**20)
     return file
 
 
@@ -314,9 +316,9 @@ def _fingerprint(file: Path, name: str) -> tuple[bytes, str]:
             handle.seek(0)
             return head, hashlib.file_digest(handle, "sha256").hexdigest()
     except PermissionError as err:
-        raise _error("not_allowed_path", name) from err
+        raise clip_error("not_allowed_path", name) from err
     except OSError as err:
-        raise _error("corrupt_media", name) from err
+        raise clip_error("corrupt_media", name) from err
 
 
 def _demuxer(head: bytes, name: str) -> str:
@@ -325,13 +327,13 @@ def _demuxer(head: bytes, name: str) -> str:
             if demuxer in UNREAD:
                 break
             return demuxer
-    raise _error("unsupported_format", name)
+    raise clip_error("unsupported_format", name)
 
 
 def _read_image(file: Path, name: str, limits: Limits) -> Clip:
     from PIL import Image, ImageOps
 
-    too_large = _error("too_large_pixels", name, limit=limits.image_pixels / 1e6, field="image_pixels")
+    too_large = clip_error("too_large_pixels", name, limit=limits.image_pixels / 1e6, field="image_pixels")
     try:
         with Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
             if image.width * image.height > limits.image_pixels:
@@ -344,7 +346,7 @@ def _read_image(file: Path, name: str, limits: Limits) -> Clip:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         raise too_large from err
     except Exception as err:  # image decoders raise OSError, SyntaxError, struct.error, EOFError …
-        raise _error("corrupt_media", name) from err
+        raise clip_error("corrupt_media", name) from err
     return Clip(frames=pixels[None], times=np.zeros(1))
 
 
@@ -413,13 +415,13 @@ class _Budget:
         import av
 
         if time.monotonic() > self.deadline:
-            raise _error("decode_timeout", self.name, limit=self.wall)
+            raise clip_error("decode_timeout", self.name, limit=self.wall)
         try:
             return step(*given)
         except (av.error.FFmpegError, ValueError) as err:
             self.bad += 1
             if self.bad > self.limits.bad_packets:
-                raise _error("corrupt_media.packets", self.name, limit=self.limits.bad_packets) from err
+                raise clip_error("corrupt_media.packets", self.name, limit=self.limits.bad_packets) from err
             return None
 
     def decode(self, track: _Track, packet: av.Packet | None) -> list[Any]:
@@ -429,7 +431,7 @@ class _Budget:
     def hear(self, frame: av.AudioFrame) -> None:
         self.audio_bytes += frame.samples * len(frame.layout.channels) * frame.format.bytes
         if self.audio_bytes > self.limits.audio_bytes:
-            raise _error("too_long.audio", self.name, limit=self.limits.audio_bytes / 2**20)
+            raise clip_error("too_long.audio", self.name, limit=self.limits.audio_bytes / 2**20)
 
 
 def _read_media(
@@ -447,7 +449,7 @@ def _read_media(
             _open_decoder(sound, "sound", name, limits)
             wave = _decode_sound(sound, span.zero, budget)
             if wave is None and shown.frames is None:
-                raise _error("no_frames", name, sense="sound", flag=LEAVE_OUT["sound"])
+                raise clip_error("no_frames", name, sense="sound", flag=LEAVE_OUT["sound"])
         faults = {
             "truncated": is_cut or _is_cut(container, picture, sound),
             f"bad_packets:{budget.bad}": budget.bad > 0,
@@ -471,7 +473,7 @@ def _open(file: Path, name: str, demuxer: str) -> av.container.InputContainer:
     try:
         return av.open(str(file), "r", format=demuxer, options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as err:
-        raise _error("corrupt_media", name) from err
+        raise clip_error("corrupt_media", name) from err
 
 
 def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Track | None, _Track | None, bool]:
@@ -479,12 +481,12 @@ def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Tr
     import av
 
     if len(container.streams) > limits.streams:
-        raise _error("unsupported_format.streams", name, streams=len(container.streams), limit=limits.streams)
+        raise clip_error("unsupported_format.streams", name, streams=len(container.streams), limit=limits.streams)
     chosen = map(_best, (container.streams.video, container.streams.audio))
     picture, sound = (stream and _Track(stream, demuxer) for stream in chosen)
     tracks = {track.stream.index: track for track in (picture, sound) if track}
     if not tracks:
-        raise _error("no_streams", name)
+        raise clip_error("no_streams", name)
     first, is_cut = float("inf"), False
     try:
         for count, packet in enumerate(container.demux(*(track.stream for track in tracks.values()))):
@@ -493,9 +495,9 @@ def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Tr
             seconds = float(_stamp(packet) * packet.time_base)
             first = min(first, seconds)
             if seconds - first > limits.seconds:
-                raise _error("too_long", name, limit=limits.seconds)
+                raise clip_error("too_long", name, limit=limits.seconds)
             if count >= limits.packets:
-                raise _error("too_long.packets", name, limit=limits.packets)
+                raise clip_error("too_long.packets", name, limit=limits.packets)
             is_cut = is_cut or packet.is_corrupt
             tracks[packet.stream_index].packets.append(packet)
     except IndexError:  # PyAV 18 trips, behind the last packet, over streams that appeared on the way
@@ -503,9 +505,9 @@ def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Tr
     except av.error.FFmpegError:
         is_cut = True  # as the ffmpeg command does: what was read before the fault is the clip
     if not any(track.packets for track in tracks.values()):
-        raise _error("corrupt_media" if is_cut else "no_streams", name)
+        raise clip_error("corrupt_media" if is_cut else "no_streams", name)
     if picture and len(picture.packets) > limits.frames:
-        raise _error("too_long.frames", name, limit=limits.frames)
+        raise clip_error("too_long.frames", name, limit=limits.frames)
     picture, sound = (track if track and track.packets else None for track in (picture, sound))
     return picture, sound, is_cut
 
@@ -528,7 +530,7 @@ def _span(picture: _Track | None, sound: _Track | None, name: str, limits: Limit
     end = stamps[-1] + _last_duration(picture, stamps, sound) if picture else 0
     duration = (picture.seconds(end) if picture else sound.seconds(sound.end) if sound else 0.0) - zero
     if duration > 1.1 * limits.seconds:  # the start of the last packet is not, but a broken length of it is
-        raise _error("too_long", name, limit=limits.seconds)
+        raise clip_error("too_long", name, limit=limits.seconds)
     return _Span(zero, duration, stamps, end)
 
 
@@ -565,10 +567,10 @@ def _is_cut(container: Any, picture: _Track | None, sound: _Track | None) -> boo
 def _open_decoder(track: _Track, sense: str, name: str, limits: Limits) -> None:
     context = track.stream.codec_context
     if context is None or context.name not in CODECS:
-        raise _error("unsupported_codec", name, sense=sense, flag=LEAVE_OUT[sense])
+        raise clip_error("unsupported_codec", name, sense=sense, flag=LEAVE_OUT[sense])
     if sense == "pictures":
         if context.width * context.height > limits.pixels:
-            raise _error("too_large_pixels", name, limit=limits.pixels / 1e6, field="pixels")
+            raise clip_error("too_large_pixels", name, limit=limits.pixels / 1e6, field="pixels")
         context.options = {"max_pixels": str(limits.pixels)}  # a stream can change its size on the way
         if context.width * context.height > SMALL:
             context.thread_type = "AUTO"
@@ -602,7 +604,7 @@ def mid_bins(stamps: list[int], end: int, count: int) -> list[int]:
 
 
 def even_indices(stamps: list[int], end: int, count: int) -> list[int]:
-    """The sampling of the released R1-Omni: by number and not by time, of F pictures the round((i + ½)(F − 1)/count)-th.
+    """The sampling of the released R1-Omni, by number and not by time: of F pictures number (i + ½)(F - 1) / count.
 
     >>> even_indices(list(range(75)), 75, 8)
     [5, 14, 23, 32, 42, 51, 60, 69]
@@ -624,7 +626,7 @@ def _decode_pictures(track: _Track, span: _Span, count: int, budget: _Budget, sa
             budget.bad = 0
             picker = _decode_needed(track, picks, [track.packets], budget, skip=False)
     if not picker.found:
-        raise _error("no_frames", budget.name, sense="pictures", flag=LEAVE_OUT["pictures"])
+        raise clip_error("no_frames", budget.name, sense="pictures", flag=LEAVE_OUT["pictures"])
     shown = picker.results()
     frames = np.stack([shown[stamp][1] for stamp in picks])  # (T, H, W, 3)
     times = np.array([track.seconds(shown[stamp][0]) - span.zero for stamp in picks])
@@ -807,14 +809,14 @@ def _placed(runs: list[_Run], end: float | None, budget: _Budget) -> np.ndarray 
     if length <= 0:
         return None
     if length > 1.1 * budget.limits.seconds * RATE:
-        raise _error("too_long", budget.name, limit=budget.limits.seconds)
+        raise clip_error("too_long", budget.name, limit=budget.limits.seconds)
     wave = np.zeros(length, np.float32)
     for first, samples in placed:
         samples = samples[max(-first, 0) :]
         first = max(first, 0)
         wave[first : first + len(samples)] = samples[: max(length - first, 0)]
-    if not np.isfinite(wave).all():  # float PCM can hold anything
-        raise _error("corrupt_media", budget.name)
+    if not (np.abs(wave) < LOUDEST).all():  # float PCM can hold anything, NaN too
+        raise clip_error("corrupt_media", budget.name)
     return wave
 
 
@@ -845,11 +847,11 @@ def write_clip(
     """
     import av
 
-    target, name = Path(path), _printable(path)
+    target, name = Path(path), display_name(path)
     muxer = {".mp4": "mp4", ".m4a": "ipod", ".wav": "wav"}.get(target.suffix.lower(), "")
     for why, is_so in _write_faults(muxer, frames, fps, wave, size).items():
         if is_so:
-            raise _error("bad_clip", name, why=why)
+            raise clip_error("bad_clip", name, why=why)
     part = target.absolute().with_name(f".{target.name[-100:]}.{os.getpid()}.part")
     try:
         with av.open(str(part), "w", format=muxer) as container:
@@ -861,7 +863,7 @@ def write_clip(
             container.mux(sorted(packets, key=_seconds))
         part.replace(target)
     except (OSError, av.error.FFmpegError) as err:
-        raise _error("not_writable", name) from err
+        raise clip_error("not_writable", name) from err
     finally:
         part.unlink(missing_ok=True)
 

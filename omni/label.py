@@ -1,93 +1,82 @@
-"""Many clips in, one table out: a JSON object per line and per clip.
+"""Many clips in, one table out: a row for every clip and question.
 
-    sources ─► files ─► sha256 ─► known? ─► read ─► batches ─► answers ─► row, appended and synced at once
+    sources ─► clips, questions ─► sha256 ─► known? ─► read ─► batches ─► answers ─► rows ─► OUT.journal, synced
+                                                                   all there? ─► OUT, in the order of the sources
 
-A row has the fields of `omni ask --json` (`clip_row`), and `status` ("ok" or "error") and `error` ({code,
-message} or null). A clip that cannot be read or answered becomes such a row and stops nothing.
+The journal beside the table, a JSON object a line, is where the work is safe: the rows of a batch are on the disk
+before the next batch starts, so a run that is killed at any time loses one batch at most, and the same command goes on.
+The table is made of the journal when all its rows are there, and appears under its name in one step.
 
-The run can be killed at any time and is resumed by the same command. A finished row is known by the sha256 of
-the clip's bytes, the question, the labels, the model's name and whether reasons were asked for, not by its
-path, so a renamed clip is not labelled again. A table has as many rows of a content as there are files of it:
-a copy of a clip gets its own row with the answer of the first, at no cost. Rows with an error are tried
-again, and replaced. A last line that was torn by a kill or a full disk is cut off.
+A row is known by the sha256 of the clip's bytes and the question, not by the path: a renamed clip is not labelled
+again, and a copy of a clip gets the answer of the first at no cost. A clip that cannot be read or answered becomes a
+row with its error (known by its path too, as the message names the file) and stops nothing; `retry_errors` tries these
+again.
 
-Left out, for now: decoding ahead of the model, several machines, other formats than JSONL. Two processes must
-not write one table.
+A journal holds answers of one model, label space, way of asking and seed; others are refused. Journals of shards are
+put together by writing one after the other into one file: lines are all there is to them.
+
+What is in a row: `label_row.py`. What a source is: `label_sources.py`. Left out, for now: decoding ahead of the model,
+towers in batches, and other machines than by shards. At the end the rows of all clips are in memory.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import json
 import os
-import tempfile
+import signal
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from .answer import QUESTION, Answer
+from .answer import Answer
+from .clip import Clip, Limits, display_name
 from .emotions import LabelSpace, label_space
 from .errors import ClipError, ManifestError, OmniError
-from .manifest import FORMATS, read_manifest
+from .journal import Row, appending, printable, replace_file
+from .label_journal import Key, Known, Todo, entry, journal_of, read_journal
+from .label_progress import progress as progressing
+from .label_row import COLUMNS, Task, asked_text, clip_row, error_row, is_memory
+from .label_sources import Shard, Wanted, find_clips
+from .label_table import check_format, decode_table, encode_table
+from .lock import locked
+from .predictions import OPEN, fingerprint
 
-if TYPE_CHECKING:
-    from .clip import Clip
-
-Row = dict[str, Any]
-Key = tuple[str, str, tuple[str, ...], str, bool]  # sha256, question, labels, model, think
-VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .flv .wmv .3gp .gif"
-SOUND = ".wav .mp3 .m4a .aac .flac .ogg .opus"
-STILL = ".jpg .jpeg .png .bmp .webp"
-MEDIA = frozenset(f"{VIDEO} {SOUND} {STILL}".split())  # what is taken from a folder
-COLUMNS = frozenset(("clip", "sha256", "question", "labels", "model", "think", "status"))  # what resuming needs
-MESSAGE_LENGTH = 300  # characters of an unforeseen error that a row keeps
+TOLD = 3  # errors that are printed at the end
+ENCODED = 64  # clips whose encoding is kept for another question: some 100 kB each
+TIMEOUT = 90.0  # s for reading one clip: the 30 s of `Limits` and a tenth of its 600 s
+BATCH = {"cpu": 8, "cuda": 32}  # clips in a batch that "auto" stands for
+STOPPING = b"\nomni: finishing the batch in flight. Ctrl-C once more stops at once.\n"
 
 
 class LabelSummary(NamedTuple):
-    """Rows written now with an answer and with an error, and clips that were in the table already."""
+    """What became of the clips: answered now, errors (old and new), answered before, not reached (interrupted)."""
 
     ok: int
     errors: int
-    skipped: int
+    known: int
+    left: int = 0
+    messages: tuple[str, ...] = ()  # of the errors
 
 
 class Labeller(NamedTuple):
-    """The two things that labelling needs of a model; a test gives its own."""
+    """What labelling needs of a model; a test gives its own."""
 
     read: Callable[[Path], Clip]
-    answer: Callable[[Sequence[Clip], str], Sequence[Answer]]  # clips, question → one answer each
-
-
-class Job(NamedTuple):
-    """One clip to label. `sha256` is "" if the file cannot be read."""
-
-    path: Path
-    question: str
-    sha256: str
+    answer: Callable[[Sequence[Clip], str | None], Sequence[Answer]]  # clips, question → one answer each
+    prompt: Callable[[str | None, Answer], str]  # question, answer → the text that the model was asked with
+    question: str  # the model's own
+    batch_size: int = BATCH["cpu"]  # what "auto" stands for
 
 
 class Read(NamedTuple):
     """A clip that waits for its batch, and how long reading it took."""
 
-    job: Job
+    todo: Todo
     clip: Clip
     seconds: float
-
-
-class Task(NamedTuple):
-    """What is the same for all clips of a run."""
-
-    space: LabelSpace
-    model: str
-    think: bool
-    batch_size: int = 1
-
-    def key(self, job: Job) -> Key:
-        return job.sha256, job.question, self.space.labels, self.model, self.think
 
 
 def label(
@@ -96,300 +85,327 @@ def label(
     *,
     model: str = "default",
     labels: LabelSpace | str | Sequence[str] = "ekman7",
+    open_vocabulary: bool = False,
     think: bool = True,
-    batch_size: int = 4,
-    limit: int | None = None,
     question: str | None = None,
+    batch_size: int | None = None,
+    shard: Shard | None = None,
+    limit: int | None = None,
+    retry_errors: bool = False,
+    seed: int = 0,
+    dtype: str = "auto",
+    limits: Limits | None = None,
+    clip_timeout: float = TIMEOUT,
+    report: str | Path | None = None,
     progress: bool = True,
     labeller: Labeller | None = None,
 ) -> LabelSummary:
     """Label clips into a table; call it again to resume.
 
     Args:
-        sources: files, folders (searched below, known media suffixes, sorted), globs, and manifests
-            (.jsonl, .csv, .parquet), whose own questions go before `question`.
-        out: a .jsonl file; rows are appended to it.
+        sources: as `find_clips` takes them.
+        out: the table, .jsonl, .csv or .parquet; beside it come OUT.journal, and OUT.lock while it runs.
         model: as `omni.loading.load` takes it; loaded only if a clip is left to label.
-        limit: only the first so many clips of the sources.
-        progress: show a bar with the time left, if stderr is a terminal.
+        labels: the label space, unless `open_vocabulary` lets the model choose its words.
+        think: ask for reasons before the answer.
+        question: in place of the model's own; a question in a manifest goes first.
+        batch_size: clips that go through the model together; None chooses by the device. It is halved when memory
+            runs out.
+        shard: take only a part of the clips.
+        limit: take only the first so many clips of the sources, before the shard is taken.
+        retry_errors: try clips again whose row has an error.
+        seed: of sampling. Decoding is greedy, so it changes nothing yet; it is written down.
+        dtype: as `omni.loading.load` takes it.
+        limits: what a clip may cost.
+        clip_timeout: seconds for reading one clip.
+        report: a page of HTML about the table, written after it.
+        progress: say on stderr how far it is.
         labeller: in place of the model.
 
     Raises:
         ClipError: a source without clips.
         LabelError: an unknown label space.
-        ManifestError: `out` is no table of ours or cannot be written, or a manifest is broken.
+        ManifestError: the table, its journal or a manifest is not as it should be, or another process writes it.
         ModelError: the model cannot be loaded.
     """
-    task = Task(label_space(labels), str(model), think, batch_size)
-    if batch_size < 1:
-        raise OmniError(f"The batch size is {batch_size}. Give 1 or more.", code="bad_argument")
-    out = _table(Path(out))
+    out = Path(out)
+    check_format(out)
+    if batch_size is not None and batch_size < 1:
+        raise OmniError(f"The batch size is {batch_size}. Give 1 or more, or auto.", code="bad_argument")
+    space = OPEN if open_vocabulary else label_space(labels)
     clips = find_clips(sources, question)[:limit]
-    known = recover(out, {printable(path) for path, _ in clips})
-    counts = Counter[str]()
-    with _progress(len(clips), progress) as advance, _journal(out) as write:
-        for row in _rows(clips, known, task, labeller):
-            if row is not None:
-                write(row)
-            counts[row["status"] if row else "skipped"] += 1
-            advance(counts["error"])
-    return LabelSummary(counts["ok"], counts["error"], counts["skipped"])
+    clips = shard.of_these(clips) if shard else clips
+    task = Task(space, fingerprint(str(model)), think, seed, dtype)
+    limits = limits or Limits()
+    with locked(out), ExitStack() as stack:
+        known = read_journal(out, task, retry_errors, limits.file_bytes)
+        before = set(known.answers)
+        advance = stack.enter_context(progressing(len(clips), progress))
+        stopped = stack.enter_context(_interruptible())
+        write = stack.enter_context(appending(journal_of(out)))
+
+        @cache
+        def start() -> Labeller:
+            return labeller or stack.enter_context(_loaded(task, limits, clip_timeout))
+
+        for rows in _rows(clips, known, task, start, batch_size, stopped):
+            if rows:
+                write(rows)
+            advance(max(1, len(rows)), len(rows), sum(row["status"] == "error" for row in rows))
+        summary = _summary(clips, known, before)
+        if not summary.left:
+            _finish(out, clips, known, Path(report) if report else None, limits, clip_timeout)
+    return summary
 
 
-def clip_row(job: Job, task: Task, answer: Answer | None, seconds: float) -> Row:
-    """The fields of one clip, in the order in which they are printed; an answer's are null without one."""
-    fields = answer.to_dict() if answer else dict.fromkeys(Answer.__dataclass_fields__)
-    row = {"clip": printable(job.path), "sha256": job.sha256, **fields, "question": job.question}
-    return row | {"think": task.think, "model": task.model, "seconds": round(seconds, 3)}
+def parse_batch_size(text: str) -> int | None:
+    """What "auto" or "8" means.
 
-
-def printable(path: Path) -> str:
-    """A path as text; bytes that are no UTF-8 (a file from an old disk) become �."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def find_clips(sources: Iterable[str | Path], question: str | None = None) -> list[tuple[Path, str]]:
-    """The clips that the sources name, each once, with their questions.
-
-    A file that is named is taken as it is, even if it does not exist: it becomes a row with an error.
-
-    Raises:
-        ClipError: a folder without media files, a glob without matches, or no sources.
+    >>> parse_batch_size("auto"), parse_batch_size("8")
+    (None, 8)
     """
-    default = question or QUESTION
-    found: dict[Path, str] = {}
-    for source in sources:
-        clips = _expand(os.path.expanduser(source), default)
-        if not clips:
-            raise ClipError(f"There are no clips in {source}. Give files, folders or manifests.", code="no_clips")
-        for path, asked in clips:
-            found.setdefault(path, asked)
-    if not found:
-        raise ClipError("There is nothing to label. Give files, folders or manifests.", code="no_clips")
-    return list(found.items())
-
-
-def _expand(source: str, question: str) -> list[tuple[Path, str]]:
-    path = Path(source)
-    if path.is_dir():
-        return [(file, question) for file in _media_below(path)]
-    if path.suffix.lower() in FORMATS:
-        return [(example.clip, example.question or question) for example in read_manifest(path)]
-    if glob.has_magic(source) and not path.exists():
-        matches = map(Path, sorted(glob.glob(source, recursive=True)))
-        return [(file, question) for file in matches if file.is_file()]
-    return [(path, question)]
-
-
-def _media_below(folder: Path) -> list[Path]:
-    files = [Path(root) / name for root, _, names in os.walk(folder) for name in names if name[0] != "."]
-    return sorted(file for file in files if file.suffix.lower() in MEDIA and file.is_file())
-
-
-def recover(out: Path, retry: set[str]) -> list[Row]:
-    """The rows of a table, after making it whole: torn last line off, errors of clips in `retry` out.
-
-    Raises:
-        ManifestError: a line that is no row of ours. Nothing is changed then.
-    """
-    if not out.exists():
-        return []
-    raw = out.read_bytes()
-    *lines, tail = raw.split(b"\n")
-    lines += [tail] if _parse(tail) else []
-    rows = [_parse(line) for line in lines]
-    for number, row in enumerate(rows, start=1):
-        if row is None:
-            raise ManifestError(
-                f"{out}:{number}: this is no row of omni label. Give --out a new file, or repair the line.",
-                code="bad_row",
-            )
-    kept = [
-        (line, row)
-        for line, row in zip(lines, rows, strict=True)
-        if row and not (row["status"] == "error" and row["clip"] in retry)
-    ]
-    whole = b"".join(line + b"\n" for line, _ in kept)
-    if whole != raw:
-        _replace(out, whole)
-    return [row for _, row in kept]
-
-
-def _parse(line: bytes) -> Row | None:
-    """A row of ours, or None."""
-    try:
-        row = json.loads(line)
-    except ValueError:
+    if text == "auto":
         return None
-    return row if isinstance(row, dict) and row.keys() >= COLUMNS else None
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise OmniError(f"The batch size is '{text}'. Give 1 or more, or auto.", code="bad_argument")
 
 
-def _replace(out: Path, content: bytes) -> None:
-    """Put content in the place of a file in one step, so that a kill leaves the old one or the new one."""
-    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, out.stat().st_mode & 0o777)
-    os.replace(file.name, out)
+def told(summary: LabelSummary, out: Path) -> list[str]:
+    """What a run has done, in lines.
+
+    >>> told(LabelSummary(2, 1, 4, 0, ("a.mp4 is damaged.",)), Path("t.csv"))
+    ['error: a.mp4 is damaged.', '2 labelled, 1 errors, 4 in the table already: t.csv']
+    """
+    lines = [f"error: {message}" for message in summary.messages[:TOLD]]
+    more = summary.errors - TOLD
+    lines += [f"and {more} more, see {out}"] if more > 0 else []
+    left = f", {summary.left} left" if summary.left else ""
+    counts = f"{summary.ok} labelled, {summary.errors} errors, {summary.known} in the table already{left}: {out}"
+    return [*lines, counts]
+
+
+def clip_limits(seconds: float | None, pixels: int | None, file_bytes: int | None, timeout: float) -> Limits:
+    """`Limits` with other numbers for what they are mostly asked for; None keeps the usual one.
+
+    What grows with the length of a clip (pictures, packets, sound) is allowed in proportion.
+    """
+    usual = Limits()
+    seconds = usual.seconds if seconds is None else seconds
+    more = max(1.0, seconds / usual.seconds)
+    return Limits(
+        file_bytes=file_bytes or usual.file_bytes,
+        seconds=seconds,
+        pixels=pixels or usual.pixels,
+        image_pixels=pixels or usual.image_pixels,
+        frames=round(usual.frames * more),
+        audio_bytes=round(usual.audio_bytes * more),
+        packets=round(usual.packets * more),
+        wall_seconds=timeout,
+    )
+
+
+# ---- answers ----
 
 
 def _rows(
-    clips: Sequence[tuple[Path, str]], known: Sequence[Row], task: Task, labeller: Labeller | None
-) -> Iterator[Row | None]:
-    """One row per clip as it is done, None for one that the table has already."""
-    answers = {_key(row): row for row in known if row["status"] == "ok"}
-    left = Counter(_key(row) for row in known if row["status"] == "ok")
-    batch: list[Read] = []
+    clips: Sequence[Wanted],
+    known: Known,
+    task: Task,
+    start: Callable[[], Labeller],
+    batch_size: int | None,
+    stopped: Callable[[], bool],
+) -> Iterator[list[Row]]:
+    """New rows of the journal as they are done, batch by batch; [] for a clip whose row is known already.
 
-    def flush() -> Iterator[Row]:
-        for row in _answer(batch, task, labeller) if labeller else []:
-            if row["status"] == "ok":
-                answers[_key(row)] = row
-            yield row
-        batch.clear()
-
-    for path, question in clips:
-        job = Job(path, question, _sha256(path))
-        key = task.key(job)
-        full = len(batch) == task.batch_size
-        if full or any(other.job.question != question or task.key(other.job) == key for other in batch):
-            yield from flush()  # a batch has one question, and a copy waits for the answer of the first
-        if left[key] > 0:
-            left[key] -= 1
-            yield None
-        elif key in answers:
-            yield answers[key] | {"clip": printable(path), "seconds": 0.0}
-        else:
-            labeller = labeller or _model_labeller(task)
-            read = _read(job, task, labeller)
-            if isinstance(read, Read):
-                batch.append(read)
+    All questions about a clip follow each other, so that it is read once. A copy of a clip that is waiting for its
+    answer is put off to a second round: if that was an error, it is tried under its own name.
+    """
+    first = {clip.path: place for place, clip in reversed(list(enumerate(clips)))}
+    left, batches = sorted(clips, key=lambda clip: first[clip.path]), _Batches(batch_size)
+    last: Read | None = None
+    while left:
+        copies = []
+        for clip in left:
+            todo = known.todo(clip)
+            if known.row(todo):
+                yield []
+            elif batches.hold(todo.key):
+                copies.append(clip)
+            elif stopped():
+                return
             else:
-                yield read
-    yield from flush()
+                batches.size = batches.size or start().batch_size
+                read = _read(todo, task, start(), last)
+                if not isinstance(read, Read):
+                    yield known.added([read])
+                else:
+                    last = read
+                    if batch := batches.add(read):
+                        yield known.added(_answer(batch, task, start(), batches.shrink))
+        for batch in batches.rest():
+            if stopped():
+                return
+            yield known.added(_answer(batch, task, start(), batches.shrink))
+        left = copies
 
 
-def _read(job: Job, task: Task, labeller: Labeller) -> Read | Row:
-    started = time.perf_counter()
-    try:
-        clip = labeller.read(job.path)
-    except Exception as err:  # the row is the boundary
-        return _error_row(job, task, err, time.perf_counter() - started)
-    return Read(job, clip, time.perf_counter() - started)
+class _Batches:
+    """Clips that wait for an answer, by question, of which a batch has one."""
 
+    def __init__(self, size: int | None) -> None:
+        self.size = size or 0
+        self.waiting: dict[str | None, list[Read]] = {}
 
-def _answer(batch: Sequence[Read], task: Task, labeller: Labeller) -> list[Row]:
-    """Rows of a batch. If it fails as a whole, each clip is tried alone: one bad clip spoils no other."""
-    if not batch:
+    def add(self, read: Read) -> list[Read]:
+        """A batch that is ready, or []. With many questions the longest one goes when twice a batch waits."""
+        same = self.waiting.setdefault(read.todo.key[1], [])
+        same.append(read)
+        if len(same) >= self.size or sum(map(len, self.waiting.values())) >= 2 * self.size:
+            longest = max(self.waiting, key=lambda question: len(self.waiting[question]))
+            return self.waiting.pop(longest)
         return []
+
+    def rest(self) -> Iterator[list[Read]]:
+        while self.waiting:
+            yield self.waiting.popitem()[1]
+
+    def hold(self, key: Key) -> bool:
+        """Whether a content with a question waits already."""
+        return any(read.todo.key == key for read in self.waiting.get(key[1], ()))
+
+    def shrink(self, size: int) -> None:
+        self.size = min(self.size, size)
+
+
+def _read(todo: Todo, task: Task, labeller: Labeller, last: Read | None) -> Read | Row:
+    """A clip, or the row that says why there is none; `last` is taken if it was read from the same path."""
+    if last is not None and last.todo.path == todo.path:
+        return Read(todo, last.clip, 0.0)
     started = time.perf_counter()
     try:
-        answers = labeller.answer([item.clip for item in batch], batch[0].job.question)
+        clip = labeller.read(todo.path)
+        if clip.sha256 != todo.key[0]:
+            name = display_name(todo.path)
+            raise ClipError(f"{name} was changed while it was read. Label it when it is whole.", code="changed")
     except Exception as err:  # the row is the boundary
-        if len(batch) > 1:
-            return [row for item in batch for row in _answer([item], task, labeller)]
-        return [_error_row(batch[0].job, task, err, batch[0].seconds + time.perf_counter() - started)]
-    share = (time.perf_counter() - started) / len(batch)
-    done = {"status": "ok", "error": None}
-    return [
-        clip_row(item.job, task, answer, item.seconds + share) | done
-        for item, answer in zip(batch, answers, strict=True)
-    ]
+        return entry(todo, task, error_row(todo.job(labeller.question), task, err, time.perf_counter() - started))
+    return Read(todo, clip, time.perf_counter() - started)
 
 
-def _error_row(job: Job, task: Task, err: Exception, seconds: float) -> Row:
-    code, message = "internal", " ".join(f"{type(err).__name__}: {err}".split())[:MESSAGE_LENGTH]
-    if isinstance(err, OmniError):
-        code, message = err.code, str(err)
-    return clip_row(job, task, None, seconds) | {
-        "status": "error",
-        "error": {"code": code, "message": message},
-    }
+def _answer(batch: Sequence[Read], task: Task, labeller: Labeller, shrink: Callable[[int], None]) -> list[Row]:
+    """Rows of a batch. If it fails as a whole, its halves are tried: one bad clip spoils no other.
 
-
-def _key(row: Row) -> Key:
-    """The key of a finished row, as `Task.key` makes it of a job."""
-    return row["sha256"], row["question"], tuple(row["labels"]), row["model"], row["think"]
-
-
-def _sha256(path: Path) -> str:
-    """Hash of a file's bytes, "" if there is no regular file to read; reading it then says why."""
+    Args:
+        shrink: is told the size of a half if memory ran out.
+    """
+    question, started = batch[0].todo.key[1], time.perf_counter()
+    answers: Sequence[Answer] = ()
+    failure: Exception | None = None
     try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+        answers = labeller.answer([read.clip for read in batch], question)
+    except Exception as err:  # the row is the boundary
+        failure = err.with_traceback(None)  # which would hold what filled the memory
+    seconds = (time.perf_counter() - started) / len(batch)
+    half = len(batch) // 2
+    if failure and half:
+        if is_memory(failure):
+            shrink(half)
+        return [row for part in (batch[:half], batch[half:]) for row in _answer(part, task, labeller, shrink)]
+    if failure:
+        row = error_row(batch[0].todo.job(labeller.question), task, failure, batch[0].seconds + seconds)
+        return [entry(batch[0].todo, task, row)]
+    rows = []
+    for read, answer in zip(batch, answers, strict=True):
+        job, asked = read.todo.job(labeller.question), labeller.prompt(question, answer)
+        rows.append(entry(read.todo, task, clip_row(job, task, answer, read.seconds + seconds, asked)))
+    return rows
 
 
-def _model_labeller(task: Task) -> Labeller:
-    """Load the model. Its errors are not those of a clip: they end the run."""
-    from .clip import read_clip
-    from .generate import reason_batch
+@contextmanager
+def _loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
+    """The model and a process that reads clips for it. Its errors are not those of a clip: they end the run."""
+    from .clip_reader import ClipReader
+    from .generate import as_features, reason_batch
     from .loading import load
 
-    model, processor = load(task.model)
+    model, processor = load(task.model.name, dtype=task.dtype)
+    encoded: dict[str, Any] = {}  # sha256 → ClipFeatures
 
-    def read(path: Path) -> Clip:
-        return read_clip(path, frames=processor.frames)
+    def features(clip: Clip) -> Any:
+        found = encoded.pop(clip.sha256, None) or as_features(model, processor, clip)
+        encoded[clip.sha256] = found
+        if len(encoded) > ENCODED:
+            del encoded[next(iter(encoded))]
+        return found
 
-    def answer(clips: Sequence[Clip], question: str) -> Sequence[Answer]:
-        options = {"labels": task.space, "think": task.think}
-        answers: list[Answer] = reason_batch(model, processor, clips, question=question, **options)
+    def answer(clips: Sequence[Clip], question: str | None) -> Sequence[Answer]:
+        options = {"labels": task.space, "think": task.think, "seed": task.seed}
+        found = [features(clip) for clip in clips]
+        answers: list[Answer] = reason_batch(model, processor, found, question=question, **options)
         return answers
 
-    return Labeller(read, answer)
+    def prompt(question: str | None, answer: Answer) -> str:
+        return asked_text(processor, question, task, answer)
 
-
-def _table(out: Path) -> Path:
-    if out.suffix.lower() != ".jsonl" or out.is_dir():
-        raise ManifestError(f"{out} cannot be the table. Name a file that ends in .jsonl.", code="bad_out")
-    return out
-
-
-@contextmanager
-def _journal(out: Path) -> Iterator[Callable[[Row], None]]:
-    """A function that appends one row and returns when it is on the disk."""
-    with _writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        file = out.open("ab", buffering=0)
-
-    def write(row: Row) -> None:
-        line = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        with _writing(out):
-            while line:
-                line = line[file.write(line) or 0 :]
-            os.fsync(file.fileno())
-
-    with file:
-        yield write
+    how = {"frames": processor.frames, "sampling": processor.sampling, "limits": limits, "timeout": timeout}
+    with ClipReader(**how) as reader:
+        yield Labeller(reader.read, answer, prompt, processor.question, BATCH.get(model.device.type, BATCH["cpu"]))
 
 
 @contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that says whether to stop, after Ctrl-C or a request to end; the second of them stops at once."""
+    stop = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        with suppress(OSError):
+            os.write(2, STOPPING)  # print is not safe here: it may be what was interrupted
+
+    in_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if in_main}
     try:
-        yield
-    except OSError as err:
+        yield stop.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+# ---- the end ----
+
+
+def _summary(clips: Sequence[Wanted], known: Known, before: set[Key]) -> LabelSummary:
+    reached = [known.todo(clip) for clip in clips if clip.path in known.hashes]  # to hash the others would take long
+    found = [(todo, row) for todo in reached if (row := known.row(todo))]
+    good = [todo for todo, row in found if row["status"] == "ok"]
+    old = sum(todo.key in before for todo in good)
+    messages = tuple(row["error"]["message"] for _, row in found if row["status"] == "error")
+    return LabelSummary(len(good) - old, len(messages), old, len(clips) - len(found), messages)
+
+
+def _finish(
+    out: Path, clips: Sequence[Wanted], known: Known, report: Path | None, limits: Limits, timeout: float
+) -> None:
+    """Put the table in its place, and the page about it."""
+    rows = []
+    for clip in clips:
+        row = known.row(known.todo(clip))
+        assert row is not None
+        rows.append({name: row[name] for name in COLUMNS} | {"clip": printable(clip.path)} | clip.extra)
+    content = encode_table(rows, out.suffix.lower())
+    if len(decode_table(content, out.suffix.lower())) != len(rows):
         raise ManifestError(
-            f"Cannot write {out}: {err.strerror}. Make room or choose another --out; finished rows are safe.",
-            code="cannot_write",
-        ) from err
+            f"{out} could not be read back and is not written; its rows are in {journal_of(out)}. Give another format.",
+            code="unreadable",
+        )
+    replace_file(out, content)
+    if report:
+        from .clip_reader import ClipReader
+        from .label_report import report as page
 
-
-@contextmanager
-def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with clips done, errors and time left; a function that moves it by one clip."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (show and console.is_terminal)) as bar:
-        line = bar.add_task("labelling", total=total)
-
-        def advance(errors: int) -> None:
-            bar.update(line, advance=1, description=f"labelling, {errors} errors" if errors else "labelling")
-
-        yield advance
+        report.parent.mkdir(parents=True, exist_ok=True)
+        with ClipReader(limits=limits, timeout=timeout) as reader:
+            replace_file(report, page(rows, [clip.path for clip in clips], reader.read).encode())

@@ -8,9 +8,9 @@ Three formats with the same columns, told apart by the suffix:
     question    the question to ask, or empty for the default
     …           every other column is kept as `extra`
 
-    .jsonl      one JSON object per line; extra values of any JSON type; blank lines are skipped .csv        a
-    header line; an extra value that is no string is written as JSON and stays a string when read .parquet
-    needs pyarrow (extra "train" or "parquet"); an extra column holds strings, JSON if no string
+    .jsonl      one JSON object per line; extra values of any JSON type; blank lines are skipped
+    .csv        a header line; an extra value that is no string is written as JSON and stays a string when read
+    .parquet    an extra column holds strings, JSON if no string
 
 Errors name file and line. Nothing here opens a clip: the manifest of a corpus on another disk can be read.
 """
@@ -204,7 +204,7 @@ def _parquet() -> Any:
         import pyarrow.parquet as parquet
     except ImportError as err:
         raise ManifestError(
-            "Parquet needs pyarrow. Run: pip install 'omni-emotion[parquet]'", code="missing_extra"
+            "Parquet needs pyarrow. Run pip install pyarrow, or use .jsonl or .csv.", code="missing_extra"
         ) from err
     return parquet
 

@@ -15,8 +15,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from omni import doctor
-from omni.answer import QUESTION, Answer
+from omni import __version__, doctor
+from omni.answer import QUESTION, Answer, prompt
 from omni.cli import main
 from omni.errors import ModelError
 from omni.tiny import tiny
@@ -46,9 +46,9 @@ Options:
 
 Commands:
   ask      Ask about one clip: reasons to stderr, answer to stdout.
-  label    Label many clips: one JSON object per line.
+  label    Label many clips: a table of labels, probabilities and reasons.
   eval     Measure models on a manifest of clips with known labels.
-  import   Turn a released R1-Omni or HumanOmni folder into a model folder of ours.
+  import   Turn a released R1-Omni or HumanOmni folder into a model...
   doctor   Check the installation and run one clip end to end.
   report   Draw the curves of a training run into RUN/report.html.
   rewards  Run rewards over saved completions, to see how they can be gamed.
@@ -62,6 +62,7 @@ class Model:
         self.loaded: list[str] = []
         self.asked: list[tuple] = []
         self.answer = ANSWER
+        self.device = SimpleNamespace(type="cpu")
 
     def load(self, name: str, **how):
         self.loaded.append(name)
@@ -69,13 +70,16 @@ class Model:
             raise ModelError("broken holds no weights. Save one with save_pretrained.", code="no_weights")
         if name == "bug":
             raise RuntimeError("shapes\ndo not match")
-        return self, SimpleNamespace(frames=8, sampling="mid_bins", question=QUESTION)
+        return self, SimpleNamespace(frames=8, sampling="mid_bins", question=QUESTION, prompt=prompt)
 
     def reason(self, model, processor, clip, question, *, labels, think) -> Answer:
         self.asked.append((question, labels.labels, think, clip.modalities))
         return replace(self.answer, modalities=clip.modalities, warnings=clip.warnings)
 
-    def reason_batch(self, model, processor, clips, *, question, labels, think) -> list[Answer]:
+    def as_features(self, model, processor, clip):
+        return clip
+
+    def reason_batch(self, model, processor, clips, *, question, labels, think, seed) -> list[Answer]:
         return [self.reason(model, processor, clip, question, labels=labels, think=think) for clip in clips]
 
 
@@ -83,7 +87,7 @@ class Model:
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     fake = Model()
     monkeypatch.setenv("COLUMNS", "80")
-    for name, functions in (("loading", ["load"]), ("generate", ["reason", "reason_batch"])):
+    for name, functions in (("loading", ["load"]), ("generate", ["as_features", "reason", "reason_batch"])):
         module = ModuleType(f"omni.{name}")
         for function in functions:
             setattr(module, function, getattr(fake, function))
@@ -142,13 +146,19 @@ def test_json_is_one_object_and_nothing_else(run, talking_clip: Path) -> None:
     code, out, err = run(talking_clip, "--json")
     row = json.loads(out)
     assert code == 0 and err == "" and out.count("\n") == 1
-    assert row.pop("seconds") >= 0 and len(row.pop("sha256")) == 64
+    assert row.pop("seconds") >= 0
+    assert all(len(row.pop(f"{part}sha256")) == 64 for part in ("", "model_", "prompt_"))
     assert row == {
         "clip": str(talking_clip),
         **ANSWER.to_dict(),
         "question": "Which emotion does the person express?",
         "think": True,
         "model": "default",
+        "status": "ok",
+        "error": None,
+        "evidence": [],
+        "omni_version": __version__,
+        "seed": 0,
     }
 
 
@@ -178,8 +188,8 @@ def test_a_malformed_text_is_told(run, model: Model, talking_clip: Path) -> None
         (["--nonsense"], "omni: No such option: --nonsense. See omni ask --help.\n"),
         (["label", "CLIP"], "omni: Missing option '--out'. See omni label --help.\n"),
         (
-            ["label", "CLIP", "--out", "x.csv"],
-            "omni: x.csv cannot be the table. Name a file that ends in .jsonl.\n",
+            ["label", "CLIP", "--out", "x.txt"],
+            "omni: x.txt cannot be the table. Name a file that ends in .jsonl, .csv, .parquet.\n",
         ),
         (
             ["CLIP", "--no-audio", "--no-video"],
@@ -187,8 +197,8 @@ def test_a_malformed_text_is_told(run, model: Model, talking_clip: Path) -> None
         ),
         (
             ["CLIP", "--labels", "ekman9"],
-            "omni: Unknown label space 'ekman9'. Use one of ekman7, dfew7, mafw11, ravdess8, mer6, words "
-            "separated by commas (angry,happy), or a text file with one word per line.\n",
+            "omni: Unknown label space 'ekman9'. Use one of ekman7, dfew7, mafw11, ravdess8, mer6, cremad6, meld7, "
+            "words separated by commas (angry,happy), or a text file with one word per line.\n",
         ),
         (["CLIP", "--model", "broken"], "omni: broken holds no weights. Save one with save_pretrained.\n"),
     ],
@@ -226,19 +236,23 @@ def test_label_writes_a_table_and_says_what_it_did(run, talking_clip: Path, voic
     assert run("label", talking_clip, tmp_path / "bad.mp4", "--out", out, *space) == (
         3,
         "",
+        "error: bad.mp4 is not a clip that can be read. Give mp4, mov, mkv, webm, avi, mpg, gif, wav, mp3, flac, ogg, "
+        "png, jpg or webp, or convert it (ffmpeg -i INPUT clip.mp4).\n"
         f"0 labelled, 1 errors, 1 in the table already: {out}\n",
     )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["status"] for row in rows] == ["ok", "ok", "error"]
+    assert [row["status"] for row in rows] == ["ok", "error"]
     asked = json.loads(run("ask", talking_clip, "--json", *space)[1])
-    assert set(asked) | {"status", "error"} == set(rows[0])
-    assert {**rows[0], "seconds": 0} == {**asked, "seconds": 0, "status": "ok", "error": None}
+    assert list(asked) == list(rows[0])
+    assert {**rows[0], "seconds": 0} == {**asked, "seconds": 0}
 
 
-def test_a_model_that_cannot_be_loaded_ends_labelling_at_once(run, talking_clip: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_ends_labelling_at_once(run, talking_clip: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
     code, _, err = run("label", talking_clip, "--out", tmp_path / "out.jsonl", "--model", "broken")
     assert (code, err) == (2, "omni: broken holds no weights. Save one with save_pretrained.\n")
-    assert (tmp_path / "out.jsonl").read_text() == ""
+    assert not (tmp_path / "out.jsonl").exists() and (tmp_path / "out.jsonl.journal").read_text() == ""
 
 
 def test_an_interrupt_says_how_to_go_on(run, model: Model, talking_clip: Path, monkeypatch) -> None:
