@@ -432,9 +432,9 @@ def test_the_released_protocol_asks_the_released_question_and_nothing_else(tmp_p
     asked: list[str] = []
     build = generate.build_inputs
 
-    def spy(model, processor, clips, texts, heads=None):
+    def spy(model, processor, clips, texts):
         asked.extend(texts)
-        return build(model, processor, clips, texts, heads)
+        return build(model, processor, clips, texts)
 
     monkeypatch.setattr(generate, "build_inputs", spy)
     answerer = load_answerer(str(tiny_folder(tmp_path / "model")))
