@@ -23,11 +23,12 @@ from rich.progress import Progress
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
 
-from omni.align import AlignOptions, align
+from omni.align import AlignOptions, align, fit_streams
 from omni.collate import Encoded, RowOptions, align_rows, encode_examples, sft_rows, vocabulary
 from omni.errors import ModelError, OmniError
 from omni.features import FeatureCache
-from omni.loading import load, new_adapter, train_all
+from omni.fusion.placement import choose
+from omni.loading import has_adapter, load, new_adapter, train_all
 from omni.sft import ColdStartTrainer
 
 SHARES = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words", "blind", "mute", "nothing")
@@ -43,6 +44,9 @@ class ColdStart:
         features: folder for encoded clips; shared by all runs with the same towers.
         labels: the label space.
         adapter: go on with the adapter that the model has, and do not align; false begins a new one on its base.
+        fusion: a mechanism of `omni.fusion.MECHANISMS` in the place of the model's own, or on top of it (`placement`
+            residual, see `omni/fusion/placement.py`); None keeps the model's own. Saved with the model.
+        fusion_options: its options, as a mapping in the config, e.g. `{recursions: 2}` or `{parameters: 1000000}`.
         align_epochs: passes of the alignment before the cold start; 0 leaves it out.
         lora_rank, lora_alpha: LoRA on all linear layers of the language model.
         full: train all weights of the language model and the fusion adapter instead.
@@ -55,6 +59,9 @@ class ColdStart:
     features: str = "features"
     labels: str = "ekman7"
     adapter: bool = False
+    fusion: str | None = None
+    placement: str = "replace"
+    fusion_options: dict = field(default_factory=dict)
     align_epochs: int = 20
     lora_rank: int = 16
     lora_alpha: int = 128
@@ -73,12 +80,28 @@ class ColdStart:
 
 def start(args: ColdStart):
     """The model, frozen or with the adapter that goes on learning, and its processor."""
-    model, processor = load(args.model, adapter=args.adapter, merge=False, trainable=True)
+    residual = stands_on_tokens(args)
+    if args.fusion and args.adapter:
+        raise ModelError("An adapter that goes on learning keeps its fusion. Leave out --adapter.", code="fusion")
+    if residual and has_adapter(args.model) and not args.full:
+        raise ModelError(
+            f"A residual stands on what {args.model} has learned, part of which is an adapter, and one adapter cannot "
+            "stand on another. Add --full true, or give a whole model.",
+            code="fusion",
+        )
+    model, processor = load(args.model, adapter=args.adapter or residual, merge=residual, trainable=True)
+    if args.fusion:
+        choose(model, processor, args.fusion, args.placement, **args.fusion_options)
     if not args.adapter:
         model.requires_grad_(False)
     elif not isinstance(model, PeftModel):
         raise ModelError(f"{args.model} has no adapter to go on with. Leave out --adapter.", code="adapter")
     return model, processor
+
+
+def stands_on_tokens(args: ColdStart) -> bool:
+    """Whether the new fusion adapter only adds to tokens that mean something already, so that there is no alignment."""
+    return args.fusion is not None and args.placement == "residual"
 
 
 def align_fusion(model, processor, encoded: list[Encoded], args: ColdStart, seed: int) -> None:
@@ -116,7 +139,9 @@ def train(args: ColdStart, training: SFTConfig) -> None:
 
     folder = Path(training.output_dir)
     checkpoint = get_last_checkpoint(training.output_dir) if args.resume and folder.is_dir() else None
-    if args.align_epochs and checkpoint is None and not args.adapter:
+    if stands_on_tokens(args):
+        fit_streams(model.model.fusion.added, [clip for _, clip, _ in encoded])
+    elif args.align_epochs and checkpoint is None and not args.adapter:
         align_fusion(model, processor, encoded, args, training.seed)
     if args.full:
         train_all(model)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from .features import ClipFeatures, collate
-from .fusion import Fusion
+from .fusion import AUX, Fusion
+from .fusion.contract import gate
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,11 @@ def align(
         chosen = torch.randint(len(rows), (options.batch,)).tolist()
         batch = [rows[i] for i in chosen]
         features, times = collate([_dropped(row.clip, options) for row in batch])
-        tokens = fusion(_noisy(fusion, features, options.noise), times).tokens
-        loss = loss_of(cue_scores(tokens), label_scores(tokens), batch)
+        features = _noisy(fusion, features, options.noise)
+        fused = fusion(features, times)
+        loss = loss_of(cue_scores(fused.tokens), label_scores(fused.tokens), batch) + AUX * fused.aux
+        if fused.gates is not None:
+            loss = loss + AUX * gate_loss(fusion, fused.gates, features, times, label_scores, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -136,6 +140,34 @@ def loss_of(cue_logits: Tensor, label_logits: Tensor, rows: Sequence[Aligned]) -
     cue = nn.functional.binary_cross_entropy_with_logits(cue_logits[known], truth[known])
     label = nn.functional.cross_entropy(label_logits, torch.tensor([row.label for row in rows]), ignore_index=-100)
     return 2 * cue + label
+
+
+def gate_loss(
+    fusion: Fusion,
+    gates: Tensor,
+    features: dict[str, Tensor],
+    times: dict[str, Tensor],
+    scores: WordScores,
+    rows: Sequence[Aligned],
+) -> Tensor:
+    """How far the gate is from what each stream alone knows of the label: mean KL(ρ ‖ g), ρ = softmax_m(-loss_m).
+
+    Labels stand in this loss alone; the gate itself sees the clip. Rows without a label count for nothing.
+    """
+    truth = torch.tensor([row.label for row in rows])
+    with torch.no_grad():
+        alone = [
+            nn.functional.cross_entropy(
+                scores(fusion({m: features[m]}, {m: times[m]}).tokens), truth, ignore_index=-100, reduction="none"
+            )
+            if m in features
+            else torch.zeros(len(rows))
+            for m in fusion.streams
+        ]
+        target = gate(-torch.stack(alone, 1), gates > 0)  # (B, M)
+    divergence = nn.functional.kl_div(gates.clamp(min=1e-8).log(), target, reduction="none").sum(1)
+    known = (truth != -100) & (gates > 0).any(1)
+    return (divergence * known).sum() / known.sum().clamp(min=1)
 
 
 def fit_streams(fusion: Fusion, clips: Sequence[ClipFeatures]) -> None:

@@ -4,6 +4,7 @@
     omni CLIP [QUESTION]              the same
     omni label SOURCE… --out FILE     many clips → a table
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
+    omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni report RUN                   the curves of a training run, as one HTML file
     omni rewards SAVED.jsonl          rewards over saved completions
     omni import SRC OUT               a released R1-Omni or HumanOmni folder → a model folder of ours
@@ -285,6 +286,28 @@ def doctor(debug: Debug = False) -> None:
     from .doctor import run
 
     run()
+
+
+@app.command()
+def probe(
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each mechanism on each task.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help="A mechanism; again for more. Default: all.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one for each core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; the table goes to stderr.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the fusion mechanisms without a language model."""
+    from . import probe as battery
+
+    found = []
+    with _status("Training…") as say:
+        for done in battery.outcomes(only or (), seeds, jobs=jobs):
+            found.append(done)
+            say(f"{done.mechanism}, {done.task}, seed {done.seed}: done")
+    rows = battery.rows(found)
+    typer.echo(battery.table(rows), err=as_json)
+    if as_json:
+        typer.echo(json.dumps({"rows": rows}))
 
 
 @app.command()

@@ -29,7 +29,7 @@ class OmniConfig(PreTrainedConfig):
         vision_config: configuration of the vision tower.
         audio_config: configuration of the audio tower, a Whisper.
         text_config: configuration of the causal language model.
-        fusion: mechanism and options, e.g. `{"name": "concat", "tokens": 32, "width": 256}`.
+        fusion: mechanism and options, e.g. `{"name": "concat", "tokens": 32, "width": 256}`; see `fusion/placement.py`.
         clip_token_id: the placeholder that clip tokens replace in `input_ids`.
         frames: frames sampled from a clip, at the middles of equal bins; 8 as in R1-Omni.
         audio_pool: encoder steps (20 ms) averaged into one audio feature; 5 gives 100 ms.
@@ -39,6 +39,8 @@ class OmniConfig(PreTrainedConfig):
         vision_normed: take the vision tower's states after its final norm; the released models take them before.
         audio_padded: hear windows of 30 s, filled with silence, as the released models do, and not the sound's length.
         prosody: measure pitch, loudness and rate as one more stream.
+        further_streams: widths of series that no tower makes, e.g. `{"physio": 3}` for EEG or heart rate; a clip brings
+            them in its `ClipFeatures`.
     """
 
     model_type = "omni"
@@ -61,6 +63,7 @@ class OmniConfig(PreTrainedConfig):
     vision_normed: bool = True
     audio_padded: bool = False
     prosody: bool = True
+    further_streams: dict[str, int] | None = None
     tie_word_embeddings: bool = True
 
     @property
@@ -88,4 +91,4 @@ class OmniConfig(PreTrainedConfig):
         else:
             vision = {"video": self.vision_config.hidden_size}
         prosody = {"prosody": len(FEATURES)} if self.prosody else {}
-        return {**vision, "audio": self.audio_config.d_model, **prosody}
+        return {**vision, "audio": self.audio_config.d_model, **prosody, **(self.further_streams or {})}

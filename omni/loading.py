@@ -11,12 +11,14 @@ are larger than its language model).
 """
 
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from .errors import ModelError
+from .fusion.placement import place
 from .import_weights import KIND as RELEASED
 from .import_weights import assemble
 from .model import OmniForConditionalGeneration
@@ -29,6 +31,19 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 PROCESSORS: dict[str, type[OmniProcessor]] = {"OmniProcessor": OmniProcessor, "ReleasedProcessor": ReleasedProcessor}
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"  # all of the decoder
 DEFAULT_ADAPTER = Path(__file__).parent / "default" / "adapter"
+
+
+@dataclass
+class AdapterConfig(LoraConfig):
+    """PEFT's settings of a LoRA, with the fusion adapter that is saved beside it, as in `OmniConfig.fusion`."""
+
+    fusion: dict | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "AdapterConfig":
+        """The settings of an adapter folder; what this version of PEFT does not know is left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in _facts(folder, "adapter_config.json").items() if k in known})
 
 
 def load(
@@ -61,13 +76,13 @@ def load(
         ModelError: the folder is missing or holds no weights; says what to do.
     """
     folder, trained = _resolve(name)
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    target = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     if dtype not in DTYPES:
         raise ModelError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.", code="dtype")
     with quiet():
         how = {"quantization_config": four_bits()} if four_bit else {}
         kind = _facts(folder)
-        whole = best_dtype(place) if dtype == "auto" else DTYPES[dtype]
+        whole = best_dtype(target) if dtype == "auto" else DTYPES[dtype]
         if kind["model_type"] == RELEASED:
             model, processor, _ = assemble(folder, dtype=whole, **how)
         else:
@@ -78,16 +93,26 @@ def load(
     if four_bit:
         keep_gradients(model)
     else:
-        model.to(place)
+        model.to(target)
         cast_language_model(model, dtype)
     if adapter and trained is not None:
+        settings = AdapterConfig.read(trained)
+        if settings.fusion not in (None, model.config.fusion):
+            place(model, processor, settings.fusion)
         with quiet():
-            model = PeftModel.from_pretrained(model, trained, is_trainable=trainable, torch_device=str(place))
+            model = PeftModel.from_pretrained(
+                model, trained, is_trainable=trainable, config=settings, torch_device=str(target)
+            )
         if merge:
             model = model.merge_and_unload()
-    if trainable and place.type == "cpu" and "clip" in model.config.placeholders:
+    if trainable and target.type == "cpu" and "clip" in model.config.placeholders:
         model.set_attn_implementation({"text_config": "eager"})
     return model.eval(), processor
+
+
+def has_adapter(name: str | Path) -> bool:
+    """Whether a model is an adapter on a base, rather than whole."""
+    return _resolve(name)[1] is not None
 
 
 def new_adapter(model, name: str, rank: int, alpha: int) -> PeftModel:
@@ -96,7 +121,13 @@ def new_adapter(model, name: str, rank: int, alpha: int) -> PeftModel:
     Args:
         name: what the adapter stands on, as `load` takes it; kept in its folder.
     """
-    lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS, modules_to_save=["fusion"])
+    lora = AdapterConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=LORA_TARGETS,
+        modules_to_save=["fusion"],
+        fusion=model.config.fusion,
+    )
     adapted = get_peft_model(model, lora)
     adapted.peft_config["default"].base_model_name_or_path = name
     return adapted

@@ -28,7 +28,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from .config import OmniConfig
 from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
-from .fusion import FUSIONS, Instruction
+from .fusion import AUX, Fused, Instruction
+from .fusion.placement import new_fusion
 
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
 CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times", "instruction_ids", "instruction_mask")  # consumed by the prefill
@@ -59,13 +60,9 @@ class OmniModel(OmniPreTrainedModel):
 
     def __init__(self, config: OmniConfig):
         super().__init__(config)
-        options = dict(config.fusion)
-        name = options.pop("name")
-        if name not in FUSIONS:
-            raise ValueError(f"Unknown fusion {name!r}. Choose one of: {', '.join(FUSIONS)}.")
         self.vision_tower = vision_tower(config.vision_config)
         self.audio_tower = audio_tower(config.audio_config, config.transcribe)
-        self.fusion = FUSIONS[name](config.stream_widths, config.text_config.hidden_size, **options)
+        self.fusion = new_fusion(config.fusion, config.stream_widths, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config)
         for tower in (self.vision_tower, self.audio_tower):
             tower.requires_grad_(False)
@@ -117,19 +114,18 @@ class OmniModel(OmniPreTrainedModel):
         features = {name: x for streams in found for name, x in streams.features.items()}
         return Streams(features, {name: t for streams in found for name, t in streams.times.items()})
 
-    def merge(
-        self,
-        input_ids: Tensor,
-        embeds: Tensor,
-        clip_features: dict[str, Tensor],
-        clip_times: dict[str, Tensor],
-        instruction: Instruction | None = None,
-    ) -> Tensor:
+    def instruction(self, ids: Tensor | None, mask: Tensor | None) -> Instruction | None:
+        """What is asked, with its frozen embeddings where the fusion adapter reads the language model's words."""
+        if ids is None or mask is None:
+            return None
+        known = self.fusion.conditioned
+        return Instruction(ids, mask, self.get_input_embeddings()(ids).detach() if known else None)
+
+    def merge(self, input_ids: Tensor, embeds: Tensor, fused: Fused) -> Tensor:
         """Put the clip tokens of each row where its placeholders are: (B, L, E).
 
         Where a prompt names the senses apart, one without placeholders is left out of a row.
         """
-        fused = self.fusion(clip_features, clip_times, instruction)
         apart = len(self.config.placeholders) > 1
         for name, token in self.config.placeholders.items():
             tokens = fused.parts.get(name, embeds[:, :0])  # (B, N, E)
@@ -185,7 +181,7 @@ class OmniModel(OmniPreTrainedModel):
         instruction_ids: Tensor | None = None,
         instruction_mask: Tensor | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> "OmniOutput":
         """Hidden states (B, L, E) of a prompt with its clips, given as media (names in `MEDIA`) or as streams.
 
         `instruction_ids` and their mask are for mechanisms that are conditioned on what is asked.
@@ -194,13 +190,15 @@ class OmniModel(OmniPreTrainedModel):
         media = {name: value for name, value in media.items() if value is not None}
         if clip_features is None and media:
             clip_features, clip_times = self.encode(**media)
+        aux: Tensor | float = 0.0
         if inputs_embeds is None:
             ids = torch.tensor(list(self.config.placeholders.values()), device=input_ids.device)
             places = torch.isin(input_ids, ids)  # which may lie beyond the vocabulary
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(places, 0))
             if clip_features is not None:
-                asked = None if instruction_ids is None else Instruction(instruction_ids, instruction_mask)
-                inputs_embeds = self.merge(input_ids, inputs_embeds, clip_features, clip_times, asked)
+                asked = self.instruction(instruction_ids, instruction_mask)
+                fused = self.fusion(clip_features, clip_times, asked)
+                inputs_embeds, aux = self.merge(input_ids, inputs_embeds, fused), fused.aux
             elif bool(places.any()):
                 raise ValueError(
                     "The prompt has clip placeholders but no clip was given: pass the processor's whole output."
@@ -212,11 +210,12 @@ class OmniModel(OmniPreTrainedModel):
             past_key_values=past_key_values,
             **kwargs,
         )
-        return BaseModelOutputWithPast(
+        return OmniOutput(
             last_hidden_state=out.last_hidden_state,
             past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
+            aux_loss=aux if isinstance(aux, Tensor) else None,
         )
 
 
@@ -258,7 +257,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         completion: int = 0,
         temperature: float = 1.0,
         **kwargs,
-    ) -> "CausalLMOutputWithPast | ScoredCompletions":
+    ) -> "OmniCausalLMOutput | ScoredCompletions":
         """Logits (B, L or logits_to_keep, vocabulary) and, with labels, the loss.
 
         A boolean mask (B, L) as `logits_to_keep` gives the logits of those places alone, (places, vocabulary).
@@ -300,12 +299,15 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
-        return CausalLMOutputWithPast(
+            if out.aux_loss is not None:
+                loss = loss + AUX * out.aux_loss
+        return OmniCausalLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
+            aux_loss=out.aux_loss,
         )
 
     def prepare_inputs_for_generation(self, *args, is_first_iteration: bool = False, **kwargs) -> dict:
@@ -314,6 +316,20 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             for name in CLIP_INPUTS:
                 kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+
+
+@dataclass
+class OmniOutput(BaseModelOutputWithPast):
+    """What the backbone gives; `aux_loss` is the fusion adapter's, unweighted, None where it has none."""
+
+    aux_loss: Tensor | None = None
+
+
+@dataclass
+class OmniCausalLMOutput(CausalLMOutputWithPast):
+    """What the model gives; `aux_loss` is in `loss` already, with weight `AUX`."""
+
+    aux_loss: Tensor | None = None
 
 
 @dataclass

@@ -61,6 +61,7 @@ class OmniProcessor(ProcessorMixin):
         vision: frame preprocessing: `{"kind": "letterbox", "size": 288}` for the face tower, or
             `{"kind": "resize", "size": 224, "mean": [...], "std": [...]}` for a patch tower.
         sampling: which frames of a clip are taken, a key of `omni.clip.SAMPLINGS`.
+        instructed: the fusion adapter reads what is asked (`Fusion.conditioned`).
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class OmniProcessor(ProcessorMixin):
         frames: int = 8,
         vision: dict[str, Any] | None = None,
         sampling: str = "mid_bins",
+        instructed: bool = False,
     ):
+        self.instructed = instructed
         self.clip_token = self.video_token = clip_token
         self.video_token_id = tokenizer.convert_tokens_to_ids(clip_token)
         self.clip_tokens, self.frames, self.sampling = clip_tokens, frames, sampling
@@ -114,8 +117,11 @@ class OmniProcessor(ProcessorMixin):
         return prompt(question, labels, think=think, modalities=modalities, transcript=transcript)
 
     def instructions(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Model inputs that say what is asked, for fusion that is conditioned on it; ours is not."""
-        return {}
+        """What is asked of B clips, for fusion that reads it: instruction_ids and instruction_mask, (B, L)."""
+        if not self.instructed:
+            return {}
+        found = self.tokenizer(list(texts), padding=True, padding_side="right", return_tensors="pt")
+        return {"instruction_ids": found["input_ids"], "instruction_mask": found["attention_mask"]}
 
     def media(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """Clips to media tensors, the names in `omni.model.MEDIA`; what no clip has is left out."""
@@ -194,8 +200,13 @@ class OmniProcessor(ProcessorMixin):
         )
 
     def apply_chat_template(self, conversation, *args, **kwargs):
-        """As in transformers; clips in the messages stay whole."""
-        return super().apply_chat_template(_whole(conversation), *args, **kwargs)
+        """As in transformers; clips in the messages stay whole, and `return_dict` brings the instruction."""
+        out = super().apply_chat_template(_whole(conversation), *args, **kwargs)
+        if self.instructed and kwargs.get("return_dict"):
+            conversations = [conversation] if isinstance(conversation[0], dict) else conversation
+            texts = [next(text_of(m) for m in reversed(turns) if m["role"] == "user") for turns in conversations]
+            out.update(self.instructions(texts))
+        return out
 
     # --- what ProcessorMixin calls -----------------------------------------------------------------------------------
 
@@ -234,6 +245,12 @@ class OmniProcessor(ProcessorMixin):
         else:
             data = self.media(clips)
         return data, [self.clip_token * self.clip_tokens] * len(clips)
+
+
+def text_of(message: dict) -> str:
+    """The text parts of a message, one after the other."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
 
 
 class _Whole:

@@ -111,6 +111,7 @@ class ReleasedProcessor(OmniProcessor):
             frames=frames,
             vision=vision,
             sampling=SAMPLING,
+            instructed=True,
         )
 
     @property
@@ -150,15 +151,6 @@ class ReleasedProcessor(OmniProcessor):
     def media(self, clips: Sequence[Clip]) -> dict[str, Tensor]:
         """As `OmniProcessor.media`, without prosody."""
         return {name: x for name, x in super().media(clips).items() if not name.startswith("prosody")}
-
-    def apply_chat_template(self, conversation, *args, **kwargs):
-        """As `OmniProcessor`; with `return_dict` also the instruction in BERT's words."""
-        out = super().apply_chat_template(conversation, *args, **kwargs)
-        if kwargs.get("return_dict"):
-            conversations = [conversation] if isinstance(conversation[0], dict) else conversation
-            texts = [next(text_of(m) for m in reversed(turns) if m["role"] == "user") for turns in conversations]
-            out.update(self.instructions(texts))
-        return out
 
     @cached_property
     def bert(self) -> BertTokenizer | None:
@@ -218,12 +210,6 @@ def between(kind: str, tokens: str) -> str:
     '<au_start>…<au_end>'
     """
     return tokens.join(MARKERS[kind])
-
-
-def text_of(message: dict) -> str:
-    """The text parts of a message, one after the other."""
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
 
 
 def squared(frame: np.ndarray) -> np.ndarray:

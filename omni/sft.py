@@ -1,6 +1,6 @@
 """The cold start's trainer: TRL's `SFTTrainer`, with the head run only where there is an answer.
 
-    loss = 1/B Σ_b 1/|y_b| Σ_t −log p(y_bt | clip, prompt, y_b<t)
+    loss = 1/B Σ_b 1/|y_b| Σ_t −log p(y_bt | clip, prompt, y_b<t)  +  AUX · aux of the fusion adapter
 
 Two departures from the stock loss, both measured (`docs/log.md`):
  - TRL's fused head scores every position wherever Triton does not run; with a vocabulary of 49,152 and a third of the
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from trl import SFTTrainer
 
+from .fusion import AUX
+
 
 class ColdStartTrainer(SFTTrainer):
     """`SFTTrainer` with the loss above."""
@@ -24,6 +26,8 @@ class ColdStartTrainer(SFTTrainer):
         labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)  # (B, L): what each place predicts
         out = model(**inputs, use_cache=False, logits_to_keep=labels != -100)
         loss = mean_of_answers(out.logits, labels)
+        if out.aux_loss is not None:
+            loss = loss + AUX * out.aux_loss
         if num_items_in_batch is not None:  # then the Trainer leaves gradient accumulation to us
             loss = loss / self.current_gradient_accumulation_steps
         return (loss, out) if return_outputs else loss

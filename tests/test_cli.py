@@ -50,6 +50,7 @@ Commands:
   eval     Measure models on a manifest of clips with known labels.
   import   Turn a released R1-Omni or HumanOmni folder into a model...
   doctor   Check the installation and run one clip end to end.
+  probe    Measure the fusion mechanisms without a language model.
   report   Draw the curves of a training run into RUN/report.html.
   rewards  Run rewards over saved completions, to see how they can be gamed.
 """

@@ -1,12 +1,23 @@
 """The contract of every fusion mechanism: streams in, a fixed number of soft tokens out.
 
     h_m = LN(W_m (x_m - mu_m) / sigma_m) + clock(t_m)      input projection and common clock, in seconds
-    s   = fuse(h, k)                                       what a mechanism adds
+    s   = fuse(h, k, …)                                    what a mechanism adds
     y   = LN(MLP(pool_N(s)))                               N tokens as wide as the language model's embeddings
 
-Letters: `B` clips, `T` steps of a stream, `D` its width, `d` the width inside, `N` soft tokens, `E` the width of the
-language model. The base class owns the projections, the clock, one learned absent token per stream, masked pooling
-and the output; a mechanism overrides only `build` and `fuse`, so that rows of a comparison differ in nothing else.
+Letters: `B` clips, `M` streams, `T` steps of a stream, `D` its width, `d` the width inside, `K` bins of the common
+grid of time, `N` soft tokens, `E` the width of the language model, `L` tokens of the instruction. The base class owns
+the projections, the clock, one learned absent token per stream, masked pooling and the output; a mechanism overrides
+only `build` and `fuse`, so that rows of a comparison differ in nothing else.
+
+What is said in a clip is a stream like any other; what is *asked* of it, the instruction, is a condition. A further
+series (EEG, heart rate) is one more stream, `physio`, with a width of its own.
+
+Mechanisms that relate streams step by step need one axis of time: `Entered.align` brings every stream to K bins between
+the first and the last second at which any stream of the clip has a step. With c_j the bins' centres, Delta apart,
+
+    A(h)_j = Σ_t w_jt h_t,   w_j = softmax_t(-2 (t - c_j)² / Delta²)     over the steps that are there
+
+so a bin without a step of its own takes the nearest, whatever the stream's rate, and padding changes nothing.
 
 Features are standardised by statistics of the training set (`mean`, `std`, kept with the weights), not by a
 LayerNorm on each vector: the length of a vector of log-probabilities is its confidence, and a LayerNorm erases it.
@@ -21,13 +32,14 @@ good on one kind of picture and mislead on another then step back for those that
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+AUX = 0.1  # weight of an auxiliary loss, the same for all mechanisms
 CLOCK_PERIODS = (0.5, 64.0)  # seconds; from a syllable to a minute
 AXES = 100  # principal axes that make a stream familiar
 FAMILIAR = 0.99  # share of training clips within the limit of novelty
@@ -35,10 +47,13 @@ STEPS = 12_000  # training steps that the axes are taken from
 
 
 class Instruction(NamedTuple):
-    """What the clip is asked, in the words of a mechanism that is conditioned on it: ids and mask, (B, L)."""
+    """What the clip is asked: ids and mask (B, L), and for the mechanisms of this contract the frozen input embeddings
+    (B, L, E) of these ids. The released projectors read ids of BERT's own words and get no embeddings.
+    """
 
     ids: Tensor
     mask: Tensor
+    embeds: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,9 +63,11 @@ class Fused:
     Attributes:
         parts: soft tokens {placeholder: (B, N, E)}; one part, "clip", for all but the released projectors.
         present: {placeholder: (B, N)}, which tokens there are; all of them, for a part that is not named here.
-        gates: weight of each stream, (B, streams), summing to one; None for mechanisms without a gate.
-        maps: attention maps by name.
-        aux: an auxiliary loss, added to the language model's.
+        gates: weight of each stream, (B, M), in the order of `Fusion.streams`: sums to one, and is exactly zero for a
+            stream that is not there (all are, if none is there). None for mechanisms without a gate.
+        maps: attention maps by name; what their axes are, the mechanism's docstring says.
+        aux: an auxiliary loss, which training adds to its own with weight `AUX`.
+        bins: seconds of the centres of the common grid, (B, K): the time axis of maps over bins.
     """
 
     parts: dict[str, Tensor]
@@ -58,11 +75,44 @@ class Fused:
     gates: Tensor | None = None
     maps: dict[str, Tensor] = field(default_factory=dict)
     aux: Tensor | float = 0.0
+    bins: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
         """The tokens of all parts, one after the other, (B, N, E)."""
         return torch.cat(list(self.parts.values()), 1)
+
+
+@dataclass(frozen=True)
+class Entered:
+    """The streams of B clips as a mechanism gets them.
+
+    Attributes:
+        hidden: {stream: (B, T, d)}, projected; a stream that is not there holds its one learned absent token.
+        masks: {stream: (B, T)}, the steps that are there; the absent token counts as one.
+        seconds: {stream: (B, T)}; zero where masked.
+        present: which streams are really there, (B, M).
+        bins: centres of the common grid, in seconds, (B, K).
+        spacing: seconds between two centres, (B,).
+        instruction: mean embedding of what is asked, (B, E), or None.
+    """
+
+    hidden: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    seconds: dict[str, Tensor]
+    present: Tensor
+    bins: Tensor
+    spacing: Tensor
+    instruction: Tensor | None = None
+
+    def align(self) -> dict[str, Tensor]:
+        """All streams on the common grid: {stream: (B, K, d)}."""
+        return {m: self._weights(m).to(h.dtype) @ h for m, h in self.hidden.items()}
+
+    def _weights(self, name: str) -> Tensor:
+        """How much each step counts in each bin, (B, K, T); rows sum to one."""
+        away = (self.seconds[name][:, None] - self.bins[..., None]) / self.spacing[:, None, None]
+        return (-2 * away.square()).masked_fill(~self.masks[name][:, None], -math.inf).softmax(-1)
 
 
 class Mixed(NamedTuple):
@@ -73,8 +123,21 @@ class Mixed(NamedTuple):
     extras: dict
 
 
+def whole(sequence: Tensor, **extras) -> Mixed:
+    """A sequence without padding, with its extras."""
+    return Mixed(sequence, sequence.new_ones(sequence.shape[:2], dtype=torch.bool), extras)
+
+
 class Fusion(nn.Module):
-    """Base class of the mechanisms in `FUSIONS`.
+    """Base class of the mechanisms in `FUSIONS`. Its class attributes are the descriptive columns of a comparison.
+
+    Attributes:
+        stage: of the review's four (foundation, optimization, multi-scale, cross fusion), or control.
+        attention: the kind of attention.
+        depth: multiplicative interactions of streams that are stacked in the adapter.
+        source: the paper.
+        fidelity: how faithful we are to it: exact, repaired, ancestor's equations, inferred or interpretation.
+        conditioned: whether it reads the instruction, as embeddings of the language model.
 
     Args:
         widths: width of every stream, by name.
@@ -83,7 +146,16 @@ class Fusion(nn.Module):
         width: `d`, the width inside.
         clock: add the common clock to every stream.
         gated: streams that count as missing where they are unlike the training set.
+        bins: `K`, bins of the common grid of time.
+        options: of the mechanism.
     """
+
+    stage: ClassVar[str]
+    attention: ClassVar[str]
+    depth: ClassVar[str]
+    source: ClassVar[str]
+    fidelity: ClassVar[str]
+    conditioned: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -93,10 +165,12 @@ class Fusion(nn.Module):
         width: int = 256,
         clock: bool = True,
         gated: Sequence[str] = (),
+        bins: int = 32,
         **options,
     ):
         super().__init__()
         self.streams, self.tokens, self.width, self.clock = tuple(widths), tokens, width, clock
+        self.embedding, self.bins = embedding, bins
         self.gated = tuple(gated)
         for name, size in widths.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -120,9 +194,17 @@ class Fusion(nn.Module):
     def build(self) -> None:
         """Make the mechanism's own layers."""
 
-    def fuse(self, hidden: dict[str, Tensor], masks: dict[str, Tensor], instruction: Instruction | None) -> Mixed:
-        """Mix the projected streams {m: (B, T_m, d)} with masks {m: (B, T_m)}; absent streams hold one absent token."""
+    def fuse(self, x: Entered) -> Mixed:
+        """Mix the streams of B clips."""
         raise NotImplementedError
+
+    def read(self, mixed: Mixed) -> Tensor:
+        """The sequence of a mechanism to N places: (B, N, d)."""
+        return pool(mixed.sequence, mixed.mask, self.tokens)
+
+    def each(self, make: Callable[[], nn.Module]) -> nn.ModuleDict:
+        """One layer for every stream."""
+        return nn.ModuleDict({m: make() for m in self.streams})
 
     def forward(
         self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Instruction | None = None
@@ -134,19 +216,42 @@ class Fusion(nn.Module):
             times: {stream: (B, T)} in seconds, NaN where a step is padding or missing.
             instruction: for mechanisms conditioned on it.
         """
+        mixed = self.fuse(entered := self.enter(features, times, instruction))
+        return Fused({"clip": self.output(self.read(mixed))}, bins=entered.bins, **mixed.extras)
+
+    def enter(
+        self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Instruction | None = None
+    ) -> Entered:
+        """The streams of B clips, projected, with absent tokens where there are none; arguments as in `forward`."""
         batch = len(next(iter(features.values())))
-        hidden, masks = {}, {}
+        hidden, masks, seconds, present = {}, {}, {}, []
         for name in self.streams:
             if name in features:
-                hidden[name], masks[name] = self._enter(name, features[name], times[name])
+                hidden[name], masks[name], there = self._enter(name, features[name], times[name])
+                seconds[name] = times[name].float().nan_to_num(0.0)
             else:
                 hidden[name] = self.absent[name].expand(batch, 1, -1)
                 masks[name] = torch.ones(batch, 1, dtype=torch.bool, device=hidden[name].device)
-        mixed = self.fuse(hidden, masks, instruction)
-        pooled = pool(mixed.sequence, mixed.mask, self.tokens)  # (B, N, d)
-        return Fused({"clip": self.output(pooled)}, **mixed.extras)
+                seconds[name] = torch.zeros(batch, 1, device=hidden[name].device)
+                there = ~masks[name][:, 0]
+            present.append(there)
+        here = torch.stack(present, 1)  # (B, M)
+        centres, spacing = self._grid([masks[m] & here[:, i, None] for i, m in enumerate(self.streams)], seconds)
+        asked = None
+        if instruction is not None and instruction.embeds is not None:
+            asked = pool(instruction.embeds.to(self.output[1].weight.dtype), instruction.mask.bool(), 1)[:, 0]
+        return Entered(hidden, masks, seconds, here, centres, spacing, asked)
 
-    def _enter(self, name: str, x: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor]:
+    def _grid(self, masks: list[Tensor], seconds: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Centres of K bins over the time that the streams cover, and their spacing: (B, K), (B,)."""
+        real, at = torch.cat(masks, 1), torch.cat(list(seconds.values()), 1)
+        start = at.masked_fill(~real, math.inf).amin(1).nan_to_num(posinf=0.0)  # (B,); no stream at all: zero
+        end = at.masked_fill(~real, -math.inf).amax(1).nan_to_num(neginf=0.0)
+        spacing = ((end - start) / self.bins).clamp(min=1e-3)
+        steps = torch.arange(self.bins, device=at.device) + 0.5
+        return start[:, None] + steps * spacing[:, None], spacing
+
+    def _enter(self, name: str, x: Tensor, seconds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mask = ~seconds.isnan()  # (B, T)
         z = self._standard(name, x, mask)
         if name in self.gated:
@@ -159,7 +264,7 @@ class Fusion(nn.Module):
         first = torch.zeros_like(mask)
         first[:, 0] = True
         mask = torch.where(missing[:, None], first, mask)
-        return h * mask[..., None], mask
+        return h * mask[..., None], mask, ~missing
 
     def _standard(self, name: str, x: Tensor, mask: Tensor) -> Tensor:
         mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
@@ -237,10 +342,34 @@ def pool(x: Tensor, mask: Tensor, size: int) -> Tensor:
     >>> pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]), 1)
     tensor([[[2.]]])
     """
+    weight = windows(mask, size).to(x.dtype)
+    return (weight / weight.sum(-1, keepdim=True).clamp(min=1)) @ x
+
+
+def windows(mask: Tensor, size: int) -> Tensor:
+    """Which steps each bin of `pool` holds: (B, T) -> (B, size, T), bool."""
     length = mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
     rank = (mask.cumsum(1) - 1)[:, None]  # (B, 1, T)
-    bins = torch.arange(size, device=x.device)[None]  # (1, size)
+    bins = torch.arange(size, device=mask.device)[None]  # (1, size)
     low, high = bins * length // size, ((bins + 1) * length + size - 1) // size
-    member = (rank >= low[..., None]) & (rank < high[..., None]) & mask[:, None]  # (B, size, T)
-    weight = member.to(x.dtype)
-    return (weight / weight.sum(-1, keepdim=True).clamp(min=1)) @ x
+    return (rank >= low[..., None]) & (rank < high[..., None]) & mask[:, None]
+
+
+def gate(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax over the streams that are there, (B, M); exactly zero for the others, and for all where none is there.
+
+    >>> gate(torch.tensor([[1.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    some = present | ~present.any(1, keepdim=True)  # a softmax over nothing would be NaN
+    return scores.masked_fill(~some, -math.inf).softmax(-1) * present
+
+
+def shares_of(tokens: int, streams: Sequence[str]) -> dict[str, int]:
+    """Equal shares of the tokens, the first streams taking what is left over.
+
+    >>> shares_of(5, ["video", "audio"])
+    {'video': 3, 'audio': 2}
+    """
+    equal, rest = divmod(tokens, len(streams))
+    return {m: equal + (i < rest) for i, m in enumerate(streams)}

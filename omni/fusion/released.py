@@ -37,6 +37,8 @@ class InstructionRouted(nn.Module):
         router: configuration of the BERT that reads the instruction.
     """
 
+    conditioned = False  # it reads BERT's words, and takes no embeddings of the language model
+
     def __init__(self, widths: dict[str, int], embedding: int, side: int, router: dict):
         super().__init__()
         self.side, self.streams, self.gated = side, ("video", "audio"), ()
