@@ -2,6 +2,8 @@
 
     omni ask CLIP [QUESTION]          reasons to stderr, the answer to stdout, or one JSON object with --json
     omni CLIP [QUESTION]              the same
+    omni chat [CLIP]                  many questions about one clip, from the keyboard or a pipe
+    omni serve                        OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
@@ -137,6 +139,78 @@ def ask(
     else:
         _print_reasons(answer)
         typer.echo(bars(answer.labels, _block()))
+
+
+@app.command()
+def chat(
+    clip: Annotated[Path | None, typer.Argument(metavar="CLIP", help="A video, sound or image file.")] = None,
+    model: Model = "default",
+    labels: Labels = "ekman7",
+    think: Think = True,
+    dtype: Dtype = "auto",
+    load_in_4bit: FourBit = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each question.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Talk about one clip: reasons to stderr, answers to stdout.
+
+    Questions and commands (/help) come from the keyboard or a pipe, one a line.
+    """
+    from .emotions import label_space
+    from .terminal import Terminal, opener, typed
+
+    open_clip = opener(lambda: _load(model, dtype, load_in_4bit), label_space(labels), think, _status)
+    facts = {"model": model, "think": think} if as_json else None
+    terminal = Terminal(open_clip, lambda found: bars(found, _block()), facts)
+    if clip is not None:
+        terminal.clip(str(clip))
+    raise typer.Exit(terminal.run(typed(sys.stdin)))
+
+
+@app.command()
+def serve(
+    model: Model = "default",
+    host: Annotated[str, typer.Option(help="Anything but this machine's own needs an API key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str, typer.Option(envvar="OMNI_API_KEY", help="Asked of every request but /health.", show_default=False)
+    ] = "",
+    allow_domain: Annotated[
+        list[str] | None, typer.Option(help="Fetch clips from this host; again for more. Default: from none.")
+    ] = None,
+    allow_path: Annotated[
+        list[Path] | None, typer.Option(help="Read file:// clips below this folder. Default: none.")
+    ] = None,
+    cors: Annotated[list[str] | None, typer.Option(help="Let pages of this origin ask. Default: none.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=256, help="Answers written together.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, max=4096, help="Requests that wait; more are answered 429.")] = 32,
+    dtype: Dtype = "auto",
+    load_in_4bit: FourBit = False,
+    debug: Debug = False,
+) -> None:
+    """Serve an API about clips that OpenAI's clients can use."""
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise OmniError("omni serve needs more packages: pip install 'omni-emotion[serve]'", code="no_extra")
+    from .serve.settings import Settings, listen
+
+    settings = Settings(
+        name=model if model.startswith(REMOTE) else Path(model).name,
+        host=host,
+        port=port,
+        api_key=api_key,
+        allow_domains=tuple(allow_domain or ()),
+        allow_paths=tuple(allow_path or ()),
+        cors=tuple(cors or ()),
+        rows=batch_size,
+        waiting=queue,
+    ).checked()
+    with listen(settings) as listening:
+        with _status("Loading the model…"):
+            loaded, processor = _load(model, dtype, load_in_4bit)
+            from .serve.server import serve as run
+        bound = listening.getsockname()[1]
+        typer.echo(f"http://{host}:{bound}/v1 answers about clips, model {settings.name}. Ctrl-C ends it.", err=True)
+        run(settings, loaded, processor, listening)
 
 
 @app.command()

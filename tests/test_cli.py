@@ -46,6 +46,8 @@ Options:
 
 Commands:
   ask      Ask about one clip: reasons to stderr, answer to stdout.
+  chat     Talk about one clip: reasons to stderr, answers to stdout.
+  serve    Serve an API about clips that OpenAI's clients can use.
   label    Label many clips: a table of labels, probabilities and reasons.
   eval     Measure models on a manifest of clips with known labels.
   import   Turn a released R1-Omni or HumanOmni folder into a model...
