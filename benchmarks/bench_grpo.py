@@ -114,7 +114,7 @@ def our_step(model, processor, clips, texts, group: int, sampling: Sampling, adv
         **processor.instructions(texts),
     }
     with phases("reference"), torch.no_grad(), model.disable_adapter(), autocast(model):
-        model(**scored)
+        model(**scored, entropy=False)
     with phases("policy, forward"), autocast(model):
         log_probs = model(**scored).log_probs
     with phases("policy, backward"):

@@ -259,7 +259,7 @@ class OmniGRPOTrainer(GRPOTrainer):
         )
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **unused
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **unused
     ):
         count, size = len(input_ids), batch_size or len(input_ids)
         parts = []
@@ -279,10 +279,11 @@ class OmniGRPOTrainer(GRPOTrainer):
                     groups=groups,
                     completion=logits_to_keep,
                     temperature=self.temperature,
+                    entropy=compute_entropy,
                 )
             parts.append((out.log_probs, out.entropy))
         log_probs, entropies = zip(*parts, strict=True)
-        return torch.cat(log_probs), torch.cat(entropies), None
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 
 
 def frozen_copy(model):
@@ -302,6 +303,12 @@ def check_settings(args: GRPOConfig) -> None:
         raise TrainingError(
             "gradient_checkpointing switches the cache off, which shares a prompt among its completions and saves "
             "more. Set gradient_checkpointing: false.",
+            code="settings",
+        )
+    if args.entropy_coef or args.use_adaptive_entropy:
+        raise TrainingError(
+            "The entropy of completions is measured without a gradient, so that a bonus for it would train nothing. "
+            "Set entropy_coef: 0.0 and use_adaptive_entropy: false.",
             code="settings",
         )
     generation = args.steps_per_generation * args.num_iterations  # micro-steps that one batch of completions serves

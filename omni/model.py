@@ -256,6 +256,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         groups: Tensor | None = None,
         completion: int = 0,
         temperature: float = 1.0,
+        entropy: bool = True,
         **kwargs,
     ) -> "OmniCausalLMOutput | ScoredCompletions":
         """Logits (B, L or logits_to_keep, vocabulary) and, with labels, the loss.
@@ -272,7 +273,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             clips |= {"instruction_ids": instruction_ids, "instruction_mask": instruction_mask}
             hidden = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
             ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()
-            return score_tokens(hidden, self.lm_head, ids, mask, temperature)
+            return score_tokens(hidden, self.lm_head, ids, mask, temperature, entropy=entropy)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -334,16 +335,25 @@ class OmniCausalLMOutput(CausalLMOutputWithPast):
 
 @dataclass
 class ScoredCompletions(ModelOutput):
-    """Log-probabilities of completion tokens and entropies of their distributions, (B, C); zero where masked."""
+    """Log-probabilities of completion tokens, and entropies of their distributions if asked for, (B, C); zero where masked."""
 
     log_probs: Tensor | None = None
     entropy: Tensor | None = None
 
 
 def score_tokens(
-    hidden: Tensor, head: nn.Module, ids: Tensor, mask: Tensor, temperature: float = 1.0, chunk: int = 512
+    hidden: Tensor,
+    head: nn.Module,
+    ids: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    entropy: bool = True,
 ) -> ScoredCompletions:
-    """Score tokens without ever holding the logits of all of them: chunks are computed again in the backward pass.
+    """Score tokens without ever holding the logits of all of them.
+
+    A frozen head is run once: the slope of each log-probability in its own state is taken on the way forward, when the
+    logits of a chunk are there, and is all that the backward pass needs. A head that learns is run again there.
 
     Args:
         hidden: states that predict the tokens, (B, C, E).
@@ -352,25 +362,32 @@ def score_tokens(
         mask: which of them count, (B, C).
         temperature: logits are divided by it.
         chunk: tokens at once.
+        entropy: give entropies too, without gradient.
     """
-
+    learns = any(weight.requires_grad for weight in head.parameters())
     entropies: dict[int, Tensor] = {}
 
     def score(index: int, states: Tensor, tokens: Tensor) -> Tensor:
-        logits = head(states).float()  # (chunk, V)
-        if temperature != 1.0:
-            logits = logits / temperature
-        total = logits.logsumexp(-1)
-        if index not in entropies:  # the backward pass comes here again, for the log-probabilities alone
+        logs = head(states).float().div_(temperature).log_softmax(-1)  # (chunk, V)
+        if entropy and index not in entropies:  # the backward pass of a head that learns comes here again
             with torch.no_grad():
-                entropies[index] = total - ((logits - total[:, None]).exp_().mul_(logits)).sum(-1)
-        return logits.gather(-1, tokens[:, None])[:, 0] - total
+                entropies[index] = -logs.exp().mul_(logs).sum(-1)
+        return logs.gather(-1, tokens[:, None])[:, 0]
 
-    parts = zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
-    scores = [checkpoint(score, i, *part, use_reentrant=False) for i, part in enumerate(parts)]
+    def once(index: int, states: Tensor, tokens: Tensor) -> Tensor:
+        own = states.detach().requires_grad_()
+        scores = score(index, own, tokens)
+        (slope,) = torch.autograd.grad(scores.sum(), own)  # a token's score depends on its own state alone
+        return scores.detach() + ((states - own.detach()) * slope).sum(-1).float()
+
+    parts = list(zip(range(mask.numel()), hidden[mask].split(chunk), ids[mask].split(chunk), strict=False))
+    if learns:
+        scores = [checkpoint(score, *part, use_reentrant=False) for part in parts]
+    else:
+        scores = [once(*part) if hidden.requires_grad else score(*part) for part in parts]
     empty = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    entropy = torch.cat([*entropies.values()])
-    return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), empty.masked_scatter(mask, entropy))
+    found = empty.masked_scatter(mask, torch.cat([*entropies.values()])) if entropy else None
+    return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), found)
 
 
 AutoConfig.register("omni", OmniConfig)

@@ -244,6 +244,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_inputs(tmp_path):
 def test_settings_that_would_not_do_what_they_say_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="gradient_checkpointing: false"):
         check_settings(settings(tmp_path, gradient_checkpointing=True))
+    with pytest.raises(TrainingError, match="entropy_coef: 0.0"):
+        check_settings(settings(tmp_path, entropy_coef=0.01))
     with pytest.raises(TrainingError, match="save_steps: 8"):
         check_settings(
             settings(tmp_path, steps_per_generation=4, num_iterations=2, save_strategy="steps", save_steps=9)
@@ -312,17 +314,22 @@ def test_groups_are_told_by_prompt_and_clip():
     assert ["abc".index(y) for y in mixed["y"]] == (mixed["x"] // 2).tolist()
 
 
-def test_chunks_change_nothing():
+@pytest.mark.parametrize("learns", [True, False])
+def test_chunks_change_nothing(learns):
     torch.manual_seed(0)
     hidden, head = torch.randn(3, 5, 8, requires_grad=True), torch.nn.Linear(8, 11, bias=False)
     ids, mask = torch.randint(11, (3, 5)), torch.rand(3, 5) > 0.3
+    weights, wanted = torch.randn(3, 5), [hidden, head.weight] if learns else [hidden]
     expected = (head(hidden) / 0.7).log_softmax(-1).gather(-1, ids[..., None])[..., 0] * mask
+    slopes = torch.autograd.grad((weights * expected).sum(), wanted)
+    entropy = torch.distributions.Categorical(logits=head(hidden) / 0.7).entropy() * mask
+    head.requires_grad_(learns)
     scored = score_tokens(hidden, head, ids, mask, temperature=0.7, chunk=2)
     assert torch.allclose(scored.log_probs, expected, atol=1e-6)
-    entropy = torch.distributions.Categorical(logits=head(hidden) / 0.7).entropy() * mask
     assert torch.allclose(scored.entropy, entropy, atol=1e-5)
-    one = torch.autograd.grad(expected.sum(), head.weight)[0]
-    assert torch.allclose(one, torch.autograd.grad(scored.log_probs.sum(), head.weight)[0], atol=1e-6)
+    assert score_tokens(hidden, head, ids, mask, entropy=False).entropy is None
+    for slope, ours in zip(slopes, torch.autograd.grad((weights * scored.log_probs).sum(), wanted), strict=True):
+        assert torch.allclose(slope, ours, atol=1e-6)
 
 
 def test_the_script_trains_leaves_out_what_cannot_be_read_and_resumes(tmp_path):
