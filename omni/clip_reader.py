@@ -102,11 +102,11 @@ class ClipReader:
         return said
 
     def close(self) -> None:
-        """End the child, if there is one."""
-        if self.child is not None:
-            self.child.kill()
-            self.child.communicate()
-            self.child = None
+        """End the child, if there is one; from any thread."""
+        child, self.child = self.child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
 
     def _running(self) -> subprocess.Popen[bytes]:
         """The child, started if there is none; one that died between two clips is replaced."""

@@ -1,7 +1,10 @@
 """Many clips in, one table out: a row for every clip and question.
 
-    sources ─► clips, questions ─► sha256 ─► known? ─► read ─► batches ─► answers ─► rows ─► OUT.journal, synced
-                                                                   all there? ─► OUT, in the order of the sources
+    sources ─► clips, questions ─► sha256 ─► known? ─► read, encode ─► batches ─► answers ─► rows ─► OUT.journal, synced
+                                                                     all there? ─► OUT, in the order of the sources
+
+Clips are read by a process of their own (`clip_reader.py`), ahead of the model: while it answers one batch the next is
+decoded. A clip is encoded as soon as its turn comes, so that no more pictures are kept than of the clips ahead.
 
 The journal beside the table, a JSON object a line, is where the work is safe: the rows of a batch are on the disk
 before the next batch starts, so a run that is killed at any time loses one batch at most, and the same command goes on.
@@ -15,8 +18,7 @@ again.
 A journal holds answers of one model, label space, way of asking and seed; others are refused. Journals of shards are
 put together by writing one after the other into one file: lines are all there is to them.
 
-What is in a row: `label_row.py`. What a source is: `label_sources.py`. Left out, for now: decoding ahead of the model,
-towers in batches, and other machines than by shards. At the end the rows of all clips are in memory.
+What is in a row: `label_row.py`. What a source is: `label_sources.py`. At the end the rows of all clips are in memory.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from .answer import Answer
@@ -64,18 +69,19 @@ class LabelSummary(NamedTuple):
 class Labeller(NamedTuple):
     """What labelling needs of a model; a test gives its own."""
 
-    read: Callable[[Path], Clip]
-    answer: Callable[[Sequence[Clip], str | None], Sequence[Answer]]  # clips, question → one answer each
+    read: Callable[[Path], Clip]  # called in a thread of its own
+    answer: Callable[[Sequence[Any], str | None], Sequence[Answer]]  # encoded clips, question → one answer each
     prompt: Callable[[str | None, Answer], str]  # question, answer → the text that the model was asked with
     question: str  # the model's own
     batch_size: int = BATCH["cpu"]  # what "auto" stands for
+    encode: Callable[[Clip], Any] = lambda clip: clip  # what is kept of a clip until it is answered
 
 
 class Read(NamedTuple):
-    """A clip that waits for its batch, and how long reading it took."""
+    """A clip that waits for its batch, as it was read or encoded, and how long that took."""
 
     todo: Todo
-    clip: Clip
+    clip: Any
     seconds: float
 
 
@@ -222,32 +228,75 @@ def _rows(
     answer is put off to a second round: if that was an error, it is tried under its own name.
     """
     first = {clip.path: place for place, clip in reversed(list(enumerate(clips)))}
-    left, batches = sorted(clips, key=lambda clip: first[clip.path]), _Batches(batch_size)
-    last: Read | None = None
-    while left:
-        copies = []
-        for clip in left:
-            todo = known.todo(clip)
-            if known.row(todo):
-                yield []
-            elif batches.hold(todo.key):
-                copies.append(clip)
-            elif stopped():
-                return
-            else:
-                batches.size = batches.size or start().batch_size
-                read = _read(todo, task, start(), last)
-                if not isinstance(read, Read):
-                    yield known.added([read])
+    left, batches, ahead = sorted(clips, key=lambda clip: first[clip.path]), _Batches(batch_size), _Ahead(task)
+
+    def taken(waiting: int) -> Iterator[list[Row]]:
+        """New rows until no more than so many clips are ahead: errors, and batches that have become full."""
+        while len(ahead.reads) > waiting and not stopped():
+            read = _encoded(ahead.take(), task, start())
+            if not isinstance(read, Read):
+                yield known.added([read])
+            elif batch := batches.add(read):
+                yield known.added(_answer(batch, task, start(), batches.shrink))
+
+    with ahead:
+        while left:
+            copies = []
+            for clip in left:
+                todo = known.todo(clip)
+                if known.row(todo):
+                    yield []
+                elif ahead.hold(todo.key) or batches.hold(todo.key):
+                    copies.append(clip)
+                elif stopped():
+                    return
                 else:
-                    last = read
-                    if batch := batches.add(read):
-                        yield known.added(_answer(batch, task, start(), batches.shrink))
-        for batch in batches.rest():
-            if stopped():
-                return
-            yield known.added(_answer(batch, task, start(), batches.shrink))
-        left = copies
+                    batches.size = batches.size or start().batch_size
+                    ahead.add(todo, start())
+                    yield from taken(batches.size)
+            yield from taken(0)
+            for batch in batches.rest():
+                if stopped():
+                    return
+                yield known.added(_answer(batch, task, start(), batches.shrink))
+            left = copies
+
+
+class _Ahead:
+    """Clips that are being read, in their order, by a thread of its own; leaving the context drops what is not read."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.reads: deque[tuple[Key, Future[Read | Row]]] = deque()
+        self.thread = ThreadPoolExecutor(1)
+        self.last: Read | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.thread.shutdown(wait=False, cancel_futures=True)
+
+    def add(self, todo: Todo, labeller: Labeller) -> None:
+        self.reads.append((todo.key, self.thread.submit(self._read, todo, labeller)))
+
+    def take(self) -> Read | Row:
+        """The first clip, or the row that says why there is none."""
+        return self.reads.popleft()[1].result()
+
+    def hold(self, key: Key) -> bool:
+        """Whether a content with a question is among them."""
+        return any(held == key for held, _ in self.reads)
+
+    def _read(self, todo: Todo, labeller: Labeller) -> Read | Row:
+        """A clip is not read again for its next question."""
+        if self.last is not None and self.last.todo.path == todo.path:
+            return Read(todo, self.last.clip, 0.0)
+        found = _read(todo, self.task, labeller)
+        self.last = found if isinstance(found, Read) else None
+        return found
 
 
 class _Batches:
@@ -278,10 +327,8 @@ class _Batches:
         self.size = min(self.size, size)
 
 
-def _read(todo: Todo, task: Task, labeller: Labeller, last: Read | None) -> Read | Row:
-    """A clip, or the row that says why there is none; `last` is taken if it was read from the same path."""
-    if last is not None and last.todo.path == todo.path:
-        return Read(todo, last.clip, 0.0)
+def _read(todo: Todo, task: Task, labeller: Labeller) -> Read | Row:
+    """A clip, or the row that says why there is none."""
     started = time.perf_counter()
     try:
         clip = labeller.read(todo.path)
@@ -291,6 +338,19 @@ def _read(todo: Todo, task: Task, labeller: Labeller, last: Read | None) -> Read
     except Exception as err:  # the row is the boundary
         return entry(todo, task, error_row(todo.job(labeller.question), task, err, time.perf_counter() - started))
     return Read(todo, clip, time.perf_counter() - started)
+
+
+def _encoded(read: Read | Row, task: Task, labeller: Labeller) -> Read | Row:
+    """The clip as the model takes it, or the row that says why it cannot."""
+    if not isinstance(read, Read):
+        return read
+    started = time.perf_counter()
+    try:
+        clip = labeller.encode(read.clip)
+    except Exception as err:  # the row is the boundary
+        seconds = read.seconds + time.perf_counter() - started
+        return entry(read.todo, task, error_row(read.todo.job(labeller.question), task, err, seconds))
+    return Read(read.todo, clip, read.seconds + time.perf_counter() - started)
 
 
 def _answer(batch: Sequence[Read], task: Task, labeller: Labeller, shrink: Callable[[int], None]) -> list[Row]:
@@ -332,17 +392,16 @@ def _loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
     model, processor = load(task.model.name, dtype=task.dtype)
     encoded: dict[str, Any] = {}  # sha256 → ClipFeatures
 
-    def features(clip: Clip) -> Any:
+    def encode(clip: Clip) -> Any:
         found = encoded.pop(clip.sha256, None) or as_features(model, processor, clip)
         encoded[clip.sha256] = found
         if len(encoded) > ENCODED:
             del encoded[next(iter(encoded))]
         return found
 
-    def answer(clips: Sequence[Clip], question: str | None) -> Sequence[Answer]:
+    def answer(clips: Sequence[Any], question: str | None) -> Sequence[Answer]:
         options = {"labels": task.space, "think": task.think, "seed": task.seed}
-        found = [features(clip) for clip in clips]
-        answers: list[Answer] = reason_batch(model, processor, found, question=question, **options)
+        answers: list[Answer] = reason_batch(model, processor, clips, question=question, **options)
         return answers
 
     def prompt(question: str | None, answer: Answer) -> str:
@@ -350,7 +409,8 @@ def _loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
 
     how = {"frames": processor.frames, "sampling": processor.sampling, "limits": limits, "timeout": timeout}
     with ClipReader(**how) as reader:
-        yield Labeller(reader.read, answer, prompt, processor.question, BATCH.get(model.device.type, BATCH["cpu"]))
+        size = BATCH.get(model.device.type, BATCH["cpu"])
+        yield Labeller(reader.read, answer, prompt, processor.question, size, encode)
 
 
 @contextmanager

@@ -289,7 +289,7 @@ def test_many_questions_do_not_fill_the_memory_with_waiting_clips(tmp_path: Path
         )
     )
     assert counts(run([manifest], out, fake, batch_size=4)) == (30, 0, 0)
-    assert max(waiting) <= 8
+    assert max(waiting) <= 12  # two batches that wait, and one that is read ahead
 
 
 def test_a_clip_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
