@@ -22,12 +22,12 @@ from typing import NamedTuple
 import torch
 
 from .answer import SENSES, TAG, Answer, parse_answer
-from .decoding import Past, Row, Rows, Token, advance, cache_of, shared
+from .decoding import Past, Row, Rows, Token, advance
 from .emotions import EKMAN7, LabelSpace, label_space
 from .errors import ModelError
 from .features import ClipFeatures, collate, to_device
-from .generate import MAX_NEW_TOKENS, SOURCES, _answer, answer_head, as_features, score_labels, warned
-from .rollout import Prefilled, Sampling
+from .generate import MAX_NEW_TOKENS, SOURCES, Written, _answer, answer_head, as_features, score_labels, warned
+from .rollout import Sampling
 
 TAG_LENGTH = 12  # characters of the longest tag, with room for a space or two
 KINDS = ("thought", "answer")
@@ -355,21 +355,5 @@ def settle(
     text = writing.text.strip()
     parsed = parse_answer(text)
     head = answer_head(parsed, text, think)
-    found = probabilities(model, processor, prompt, past, head, space)
+    found = score_labels(model, processor, [Written(list(prompt), past)], [head], space)[0]
     return _answer(clip, text, head, parsed, found, space, False)
-
-
-@torch.inference_mode()
-def probabilities(
-    model, processor, prompt: Sequence[int], past: Past, head: str, space: LabelSpace
-) -> dict[str, float]:
-    """Probability of every label after a prompt and the head of an answer: `score_labels`, from what was run."""
-    tokenizer = processor.tokenizer
-    ids = [*prompt, *tokenizer(head, add_special_tokens=False).input_ids]
-    known = min(shared(ids, past.ids), len(ids) - 1)
-    rest = tokenizer.decode(ids[known:])
-    if tokenizer(rest, add_special_tokens=False).input_ids != ids[known:]:  # cut within a word
-        known, rest = len(prompt), head
-    device = past.layers[0][0].device
-    mask = torch.ones(1, known, dtype=torch.long, device=device)
-    return score_labels(model, processor, Prefilled(cache_of(past.layers, known), mask[:, :0], mask), [rest], space)[0]

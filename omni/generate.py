@@ -4,31 +4,43 @@
     p(label | clip, question, thought) ∝ exp Σ_t log p(token_t of "label</answer>" | prompt, thought, "<answer>")
 
 Label probabilities are scores of the whole label space, not sampled text: the prompt is run once for the text and the
-scores, the continuations of all labels share its keys and values and those of the thought, and each continuation is
+scores, the continuations of all labels share its keys and values and those of the thought that was written, and each is
 scored to its closing tag, so that a long label is not favoured or punished for its length. They are what confidence,
 calibration and abstention rest on.
 
 `reason_batch` and `stream` are callers of the same few functions; chat, labelling, server and evaluation call these.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import TextIteratorStreamer
+from transformers import DynamicCache, TextIteratorStreamer
 
 from .answer import TAG, Answer, Parsed, format_answer, parse_answer
 from .clip import Clip
+from .decoding import Past, Ran, Rows, shared
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .features import ClipFeatures, encode_clip, to_device
-from .rollout import Prefilled, Sampling, can_roll_out, prefill, roll_out, unwrapped
+from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
+TOGETHER = 16  # answers that a processor writes at once; one that ends makes room for the next
 SOURCES = str | Path | Clip | ClipFeatures
+
+
+class Written(NamedTuple):
+    """The ids of a prompt, and what was run of it and of the text written after it."""
+
+    prompt: list[int]
+    past: Past
 
 
 def reason(model, processor, clip: SOURCES, question: str | None = None, **options) -> Answer:
@@ -73,13 +85,14 @@ def reason_batch(
     inputs = build_inputs(model, processor, encoded, texts)
     encoded = warned(model, encoded, inputs)
     prompts = prefill(model, inputs)
-    written = _write(model, processor, inputs, prompts, max_new_tokens, temperature, seed)
-    parsed = [parse_answer(text) for text in written]
-    heads = [answer_head(p, text, think) for p, text in zip(parsed, written, strict=True)]
-    scores = score_labels(model, processor, prompts, heads, space)
+    sampling = Sampling(max_new_tokens, (processor.tokenizer.eos_token_id,), temperature)
+    texts, known = _write(model, processor, inputs, prompts, sampling, seed)
+    parsed = [parse_answer(text) for text in texts]
+    heads = [answer_head(p, text, think) for p, text in zip(parsed, texts, strict=True)]
+    scores = score_labels(model, processor, known, heads, space)
     return [
         _answer(clip, text, head, p, probabilities, space, constrain)
-        for clip, text, head, p, probabilities in zip(encoded, written, heads, parsed, scores, strict=True)
+        for clip, text, head, p, probabilities in zip(encoded, texts, heads, parsed, scores, strict=True)
     ]
 
 
@@ -151,21 +164,52 @@ def build_inputs(model, processor, clips: Sequence[ClipFeatures], texts: Sequenc
 
 
 def _write(
-    model, processor, inputs: dict, prompts: Prefilled, max_new_tokens: int, temperature: float, seed: int
-) -> list[str]:
-    """Generate the text of every row."""
-    tokenizer, start = processor.tokenizer, inputs["input_ids"].shape[1]
+    model, processor, inputs: dict, prompts: Prefilled, sampling: Sampling, seed: int
+) -> tuple[list[str], Prefilled | list[Written]]:
+    """The text of every row, and what was run of it, for `score_labels`."""
+    tokenizer = processor.tokenizer
+    known: Prefilled | list[Written] = prompts
     if can_roll_out(model):
-        never = tuple(model.config.placeholders.values())
-        sampling = Sampling(max_new_tokens, (tokenizer.eos_token_id,), temperature, never=never)
-        rows = roll_out(model, prompts, range(len(inputs["input_ids"])), sampling, torch.Generator().manual_seed(seed))
+        written = _write_in_rows(model, inputs, prompts, sampling, seed)
+        rows, known = [ids for ids, _ in written], [run for _, run in written]
     else:
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-        if temperature > 0:
+        how: dict = {"do_sample": False}
+        if sampling.temperature > 0:
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0}
             torch.manual_seed(seed)
-        out = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how)
-        rows = out[:, start:]
-    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        out = model.generate(**inputs, max_new_tokens=sampling.length, pad_token_id=tokenizer.pad_token_id, **how)
+        rows = out[:, inputs["input_ids"].shape[1] :].tolist()
+    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)], known
+
+
+def _write_in_rows(
+    model, inputs: dict, prompts: Prefilled, sampling: Sampling, seed: int
+) -> list[tuple[list[int], Written]]:
+    """Token ids of B answers and what was run of each, `TOGETHER` of them written at a time.
+
+    Each is sampled with a generator of its own, so that it does not depend on what it is written beside.
+    """
+    rows, active, done = Rows(model), {}, {}
+    waiting = deque(range(len(prompts.mask)))
+    while waiting or active:
+        while waiting and len(active) < TOGETHER:
+            place = waiting.popleft()
+            active[rows.join(_ran(inputs, prompts, place), sampling, seed=seed)] = place
+        for row in [row for row in active if row.written[-1] in sampling.ends or len(row.written) == sampling.length]:
+            done[active.pop(row)] = row.written, Written(row.past.ids, rows.leave(row))
+        if active:
+            rows.step()
+    return [done[place] for place in range(len(done))]
+
+
+def _ran(inputs: dict, prompts: Prefilled, index: int) -> Ran:
+    """One of the prompts that were run together, without its padding."""
+    own = inputs["input_ids"][index][prompts.mask[index].bool()].tolist()
+    layers = [
+        (layer.keys[index : index + 1, :, -len(own) :], layer.values[index : index + 1, :, -len(own) :])
+        for layer in prompts.cache.layers
+    ]
+    return Ran(Past("", own, layers), prompts.hidden[index : index + 1], 0)
 
 
 def answer_head(parsed: Parsed, text: str, think: bool) -> str:
@@ -180,15 +224,16 @@ def answer_head(parsed: Parsed, text: str, think: bool) -> str:
 
 @torch.inference_mode()
 def score_labels(
-    model, processor, prompts: dict | Prefilled, heads: Sequence[str], space: LabelSpace
+    model, processor, prompts: dict | Prefilled | Sequence[Written], heads: Sequence[str], space: LabelSpace
 ) -> list[dict[str, float]]:
     """Probability of every label of the space after each prompt and head.
 
-    The keys and values of a prompt and its head are shared by the labels, and the head of the model runs only where a
-    token of a label is predicted.
+    All labels are run at once, as branches after the head: each sees the prompt, the head and itself. The head of the
+    model runs only where a token of a label is predicted.
 
     Args:
-        prompts: B prompts as `build_inputs` makes them, or what `prefill` made of them, whose cache is used up.
+        prompts: B prompts as `build_inputs` makes them; what `prefill` made of them, whose cache is used up; or with
+            what was written after them, of which the head is run only where it differs.
         heads: what stands before the label, one a prompt, such as "<answer>".
 
     Returns:
@@ -198,40 +243,114 @@ def score_labels(
         ModelError: if the model puts out NaN.
     """
     model, tokenizer = unwrapped(model), processor.tokenizer
-    cache, _, mask = prompts if isinstance(prompts, Prefilled) else prefill(model, prompts)
-    batch, count = len(mask), len(space.labels)
-    start, real = _right_padded(tokenizer, heads, mask.device)  # (B, H)
-    ends, told = _right_padded(tokenizer, [f"{label}</answer>" for label in space.labels], mask.device)  # (labels, S)
+    begun = [tokenizer(head, add_special_tokens=False).input_ids for head in heads]
+    prompts = prefill(model, prompts) if isinstance(prompts, dict) else prompts
+    if isinstance(prompts, Prefilled):
+        cache, mask = prompts.cache, prompts.mask
+    else:
+        cache, mask, begun = _reused(prompts, begun)
+    tree = _tree([tokenizer(f"{label}</answer>", add_special_tokens=False).input_ids for label in space.labels])
+    start, real = _right_padded(begun, tokenizer.pad_token_id, mask.device)  # (B, H)
+    batch, head = start.shape
+    ids = torch.cat([start, tree.ids.to(mask.device).expand(batch, -1)], 1)  # (B, H + Q)
+    depth = torch.cat([real.cumsum(1) - 1, real.sum(1, keepdim=True) + tree.depth.to(mask.device)], 1)
+    at = mask.sum(1, keepdim=True) + depth
 
-    mask = torch.cat([mask, real], 1)
-    at = (mask.cumsum(-1) - 1).clamp(min=0)[:, -start.shape[1] :]
-    out = model.model(start, mask, at, cache, use_cache=True).last_hidden_state
-    last = real.sum(1) - 1
-    before = out[torch.arange(batch, device=mask.device), last].repeat_interleave(count, 0)[:, None]  # (B·labels, 1, E)
-
-    cache.batch_repeat_interleave(count)
-    ids, told = ends.repeat(batch, 1), told.repeat(batch, 1)  # (B·labels, S)
-    wide = torch.cat([mask.repeat_interleave(count, 0), told], 1)
-    at = (wide.cumsum(-1) - 1)[:, -ids.shape[1] :]
-    rest = model.model(ids, wide, at, cache, use_cache=True).last_hidden_state
-    hidden = torch.cat([before, rest[:, :-1]], 1)[told.bool()]  # (tokens of labels, E)
-    logits = model.lm_head(hidden).float()
+    sees = torch.cat([mask.bool()[:, None].expand(-1, ids.shape[1], -1), _sees(tree, real.bool())], 2)[:, None]
+    hidden = model.model(ids, _additive(sees, model.dtype), at, cache, use_cache=True).last_hidden_state
+    before = hidden[torch.arange(batch, device=mask.device), real.sum(1) - 1]  # (B, E)
+    logits = model.lm_head(torch.cat([before[:, None], hidden[:, head:]], 1)).float()  # (B, 1 + Q, V)
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(
             "The model put out NaN or infinity. Load it with dtype bfloat16 or float32 (float16 overflows).",
             code="nan",
         )
-    steps = logits.log_softmax(-1).gather(-1, ids[told.bool()][:, None])[:, 0]
-    sums = torch.zeros(told.shape, device=mask.device).masked_scatter(told.bool(), steps).sum(-1)
-    probabilities = sums.view(batch, count).softmax(-1)
-    return [dict(zip(space.labels, map(float, row), strict=True)) for row in probabilities]
+    steps = logits.log_softmax(-1)[:, tree.source, tree.token]  # (B, N)
+    sums = torch.zeros(batch, len(space.labels)).index_add(1, tree.label, steps.cpu())
+    return [dict(zip(space.labels, map(float, row), strict=True)) for row in sums.softmax(-1)]
 
 
-def _right_padded(tokenizer, texts: Sequence[str], device) -> tuple[Tensor, Tensor]:
-    """Ids and mask (B, L) of texts."""
-    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+class _Tree(NamedTuple):
+    """Labels as branches that grow from one place. Q tokens are run, N are predicted, from the place or from a token.
+
+    Attributes:
+        ids: of the tokens that are run: all of each label but its last, (Q,).
+        branch: the label of each, (Q,).
+        depth: its place in the label, (Q,).
+        source: where each token of each label is predicted: 0 is the place before the labels, 1 + q a token, (N,).
+        token: that token, (N,).
+        label: its label, (N,).
+    """
+
+    ids: Tensor
+    branch: Tensor
+    depth: Tensor
+    source: Tensor
+    token: Tensor
+    label: Tensor
+
+
+def _tree(labels: Sequence[Sequence[int]]) -> _Tree:
+    """
+    >>> [part.tolist() for part in _tree([[7, 8], [5]])]
+    [[7], [0], [0], [0, 1, 0], [7, 8, 5], [0, 0, 1]]
+    """
+    run = [(number, depth) for number, ids in enumerate(labels) for depth in range(len(ids) - 1)]
+    place = {node: 1 + index for index, node in enumerate(run)}
+    told = [(number, depth) for number, ids in enumerate(labels) for depth in range(len(ids))]
+    columns = (
+        [labels[number][depth] for number, depth in run],
+        [number for number, _ in run],
+        [depth for _, depth in run],
+        [place[number, depth - 1] if depth else 0 for number, depth in told],
+        [labels[number][depth] for number, depth in told],
+        [number for number, _ in told],
+    )
+    return _Tree(*(torch.tensor(column, dtype=torch.long) for column in columns))
+
+
+def _sees(tree: _Tree, real: Tensor) -> Tensor:
+    """Which of a head's and the labels' tokens each of them sees, (B, H + Q, H + Q).
+
+    Args:
+        real: tokens of the head that are no padding, (B, H).
+    """
+    batch, head = real.shape
+    branch, depth = (x.to(real.device) for x in (tree.branch, tree.depth))
+    own = (branch[:, None] == branch) & (depth[:, None] >= depth)  # (Q, Q)
+    past = torch.ones(head, head, dtype=torch.bool, device=real.device).tril() & real[:, None]
+    upper = torch.cat([past, past.new_zeros(batch, head, len(branch))], 2)
+    lower = torch.cat([real[:, None].expand(-1, len(branch), -1), own.expand(batch, -1, -1)], 2)
+    return torch.cat([upper, lower], 1)
+
+
+def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """An attention mask that is added to the scores."""
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)
+
+
+def _reused(written: Sequence[Written], heads: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, list[list[int]]]:
+    """Keys and values of what was run of B prompts and heads, left-padded, their mask (B, W), and the ids to be run."""
+    whole = [[*one.prompt, *head] for one, head in zip(written, heads, strict=True)]
+    known = [min(shared(ids, one.past.ids), len(ids) - 1) for ids, one in zip(whole, written, strict=True)]
+    width, device = max(known), written[0].past.layers[0][0].device
+    cache = DynamicCache()
+    for index in range(len(written[0].past.layers)):
+        pairs = [(one.past.layers[index], length) for one, length in zip(written, known, strict=True)]
+        keys, values = (
+            torch.cat([F.pad(pair[i][:, :, :length], (0, 0, width - length, 0)) for pair, length in pairs])
+            for i in (0, 1)
+        )
+        cache.update(keys, values, index)
+    columns = torch.arange(width, device=device)
+    mask = (columns >= width - torch.tensor(known, device=device)[:, None]).long()
+    return cache, mask, [ids[length:] for ids, length in zip(whole, known, strict=True)]
+
+
+def _right_padded(rows: Sequence[list[int]], pad: int, device) -> tuple[Tensor, Tensor]:
+    """Ids and mask (B, L)."""
     length = max(map(len, rows))
-    ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows], device=device)
+    ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows], device=device)
     return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
 
 

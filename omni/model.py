@@ -51,7 +51,7 @@ class OmniPreTrainedModel(PreTrainedModel):
     )
     _skip_keys_device_placement = ("past_key_values",)
     _supports_sdpa = True
-    _supports_flash_attn = True
+    _supports_flash_attn = False  # it knows no mask as that of the labels in `generate.score_labels`
     _supports_attention_backend = True
 
 
@@ -335,7 +335,7 @@ class OmniCausalLMOutput(CausalLMOutputWithPast):
 
 @dataclass
 class ScoredCompletions(ModelOutput):
-    """Log-probabilities of completion tokens, and entropies of their distributions if asked for, (B, C); zero where masked."""
+    """Log-probabilities of completion tokens and, if asked for, entropies of their distributions, (B, C)."""
 
     log_probs: Tensor | None = None
     entropy: Tensor | None = None

@@ -57,6 +57,23 @@ def test_label_scores_are_the_probabilities_of_whole_continuations(parts):
         torch.testing.assert_close(torch.tensor(list(found.values())), naive, atol=1e-5, rtol=0)
 
 
+def test_labels_are_scored_after_the_text_that_was_written_as_after_one_that_is_given(parts):
+    model, processor = parts
+    clips, space = [encode_clip(model, processor, clip) for clip in CLIPS], label_space(EKMAN7)
+    for clip, answer in zip(clips, reason_batch(*parts, clips, max_new_tokens=9), strict=True):
+        inputs = build_inputs(model, processor, [clip], [ask_text(processor, clip, None, space, True)])
+        head = answer_head(parse_answer(answer.text), answer.text, think=True)
+        given = score_labels(model, processor, inputs, [head], space)[0]
+        torch.testing.assert_close(list(answer.labels.values()), list(given.values()), atol=1e-5, rtol=0)
+
+
+def test_more_answers_than_are_written_at_once_are_those_of_each_alone(parts, monkeypatch):
+    monkeypatch.setattr("omni.generate.TOGETHER", 2)
+    options = {"max_new_tokens": 7, "temperature": 1.0, "seed": 3}
+    together = reason_batch(*parts, CLIPS, **options)
+    assert [a.text for a in together] == [reason(*parts, clip, **options).text for clip in CLIPS]
+
+
 def test_what_is_missing_is_said_to_the_model_and_to_the_user(parts):
     mute = make_clip(1.0, 7, sound=False)
     answer = reason(*parts, mute, max_new_tokens=2)

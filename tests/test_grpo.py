@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_inputs(tmp_path):
 def test_settings_that_would_not_do_what_they_say_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="gradient_checkpointing: false"):
         check_settings(settings(tmp_path, gradient_checkpointing=True))
-    with pytest.raises(TrainingError, match="entropy_coef: 0.0"):
+    with pytest.raises(TrainingError, match=r"entropy_coef: 0\.0"):
         check_settings(settings(tmp_path, entropy_coef=0.01))
     with pytest.raises(TrainingError, match="save_steps: 8"):
         check_settings(

@@ -20,11 +20,12 @@ from threading import Thread
 from typing import Any
 
 from ..answer import Answer, format_answer
-from ..chat import Piece, Said, Writing, clip_name, context, probabilities, prompt_inputs, settle
+from ..chat import Piece, Said, Writing, clip_name, context, prompt_inputs, settle
 from ..decoding import Past, Row, Rows, advance, best_past, shared
 from ..emotions import LabelSpace
 from ..errors import ModelError, OmniError
 from ..features import ClipFeatures
+from ..generate import Written, score_labels
 from ..rollout import Sampling
 from .metrics import Metrics
 from .settings import MB, Settings
@@ -188,7 +189,7 @@ class ModelThread:
         self.metrics.prompt_tokens.inc(len(ids))
         self.metrics.reused_tokens.inc(ran.reused)
         if job.sampling is None:
-            found = probabilities(self.model, self.processor, ids, ran.past, HEAD, job.space)
+            found = score_labels(self.model, self.processor, [Written(ids, ran.past)], [HEAD], job.space)[0]
             self._keep(ran.past)
             job.line.tell(Finished(_scored(job, found), "stop", len(ids), ran.reused))
             self.metrics.whole.observe(time.monotonic() - job.line.started)
