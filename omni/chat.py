@@ -163,7 +163,7 @@ class Chat:
 @torch.no_grad()
 def watch(model, processor, clip: SOURCES) -> ClipFeatures:
     """The streams of a clip, with the warnings about them: all that is done with it once."""
-    found = as_features(model, processor, clip)
+    found = as_features(model, processor, [clip])[0]
     features, times = (to_device(x, next(model.parameters()).device) for x in collate([found]))
     return warned(model, [found], {"clip_features": features, "clip_times": times})[0]
 

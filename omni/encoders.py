@@ -8,11 +8,21 @@ same position table (cosine to the padded run 0.97, a tenth of the time). Sound 
 windows of 30 s. Encoding row by row also makes a batch give exactly what each clip gives alone.
 """
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, WhisperConfig, WhisperForConditionalGeneration
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModel,
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .faces import FaceTower, FaceTowerConfig
@@ -118,41 +128,69 @@ def _pad(x: Tensor, length: int, value: float) -> Tensor:
 
 
 @torch.no_grad()
-def transcribe(tower: WhisperForConditionalGeneration, states: Tensor, prefix: list[int], seconds: float) -> list[int]:
-    """Greedy text ids of encoder states (T, Da), without timestamps.
+def transcribe(
+    tower: WhisperForConditionalGeneration, states: Sequence[Tensor], prefix: Sequence[int], seconds: Sequence[float]
+) -> list[list[int]]:
+    """Greedy text ids of encoder states of B clips, each (T, Da), without timestamps; written together.
 
-    HF's `generate` for Whisper wants a padded 30 s window; this is its inner loop over the states there are. Without
-    the padding the decoder often misses that speech is over and says everything again: a repeated phrase ends the text.
+    HF's `generate` for Whisper wants padded 30 s windows; this is its inner loop over the states there are, which its
+    own decoder takes from clips of one length only, so that the layers are called here. Without the padding the decoder
+    often misses that speech is over and says everything again: a repeated phrase ends the text.
 
     Args:
         prefix: start-of-transcript ids, as the tokenizer gives them.
-        seconds: length of the sound, which bounds the text at `WORDS_PER_SECOND`.
+        seconds: length of each sound, which bounds its text at `WORDS_PER_SECOND`.
     """
-    config = tower.generation_config
+    config, decoder = tower.generation_config, tower.model.decoder
+    heard = pad_sequence(list(states), batch_first=True)  # (B, T, Da)
+    lengths = torch.tensor([len(row) for row in states], device=heard.device)
+    beyond = torch.arange(heard.shape[1], device=heard.device) >= lengths[:, None]
+    mask = torch.zeros(beyond.shape, dtype=heard.dtype, device=heard.device)
+    mask = mask.masked_fill(beyond, torch.finfo(heard.dtype).min)[:, None, None]  # (B, 1, 1, T)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def run(tokens: Sequence[int], at: int) -> Tensor:
+        ids = torch.tensor(tokens, device=heard.device)[:, None]
+        x = decoder.embed_tokens(ids) * decoder.embed_scale + decoder.embed_positions.weight[at]
+        for layer in decoder.layers:
+            x = layer(x, None, heard, mask, cache)
+        return tower.proj_out(decoder.layer_norm(x)[:, 0]).float()  # (B, V)
+
     quiet = torch.tensor(sorted({*(config.suppress_tokens or []), *prefix[1:]}), dtype=torch.long)
     first = torch.tensor(config.begin_suppress_tokens or [], dtype=torch.long)
-    ids: list[int] = []
-    cache, step, said = None, torch.tensor([prefix]), set()
-    room = min(round(seconds * WORDS_PER_SECOND) + 4, tower.config.max_target_positions - len(prefix) - 1)
-    for index in range(room):
-        out = tower.model.decoder(
-            input_ids=step.to(states.device),
-            encoder_hidden_states=states[None],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache = out.past_key_values
-        logits = tower.proj_out(out.last_hidden_state[0, -1]).float()
-        logits[quiet] = -torch.inf
-        if index == 0:
-            logits[first] = -torch.inf
-        token = int(logits.argmax())
-        if token == config.eos_token_id or token == tower.config.eos_token_id:
+    ends = {config.eos_token_id, tower.config.eos_token_id}
+    most = tower.config.max_target_positions - len(prefix) - 1
+    texts = [_Text(min(round(s * WORDS_PER_SECOND) + 4, most)) for s in seconds]
+    for at, token in enumerate(prefix):
+        logits = run([token] * len(states), at)
+    logits[:, first] = -torch.inf
+    for step in range(max(text.room for text in texts)):
+        logits[:, quiet] = -torch.inf
+        tokens = logits.argmax(-1).tolist()
+        for text, token in zip(texts, tokens, strict=True):
+            text.take(token, ends)
+        if all(text.ended for text in texts):
             break
-        ids.append(token)
-        step = torch.tensor([[token]])
-        phrase = tuple(ids[-PHRASE:])
-        if phrase in said:
-            return ids[:-PHRASE]
-        said.add(phrase)
-    return ids
+        logits = run(tokens, len(prefix) + step)
+    return [text.ids for text in texts]
+
+
+@dataclass
+class _Text:
+    """Ids as they are written, at most `room`."""
+
+    room: int
+    ids: list[int] = field(default_factory=list)
+    said: set[tuple[int, ...]] = field(default_factory=set)
+    ended: bool = False
+
+    def take(self, token: int, ends: Collection[int]) -> None:
+        """One more token, unless the text has ended."""
+        self.ended = self.ended or token in ends or len(self.ids) == self.room
+        if self.ended:
+            return
+        self.ids.append(token)
+        phrase = tuple(self.ids[-PHRASE:])
+        if phrase in self.said:
+            self.ids, self.ended = self.ids[:-PHRASE], True
+        self.said.add(phrase)

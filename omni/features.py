@@ -96,9 +96,34 @@ def to_device(value, device):
 
 def encode_clip(model, processor, clip: Clip, transcript: str | None = None) -> ClipFeatures:
     """Run the towers over one clip, and write down its words where the model can and they are not known already."""
+    return encode_clips(model, processor, [clip], [transcript])[0]
+
+
+def encode_clips(
+    model, processor, clips: Sequence[Clip], transcripts: Sequence[str | None] | None = None
+) -> list[ClipFeatures]:
+    """`encode_clip` for several. Each goes through the towers alone; their words are written down together."""
     backbone = _backbone(model)
-    device = next(backbone.parameters()).device
-    media = {name: value.to(device) for name, value in processor.media([clip]).items()}
+    media = [_media(model, processor, clip) for clip in clips]
+    encoded = [_streams(backbone, processor, *pair) for pair in zip(clips, media, strict=True)]
+    known: list[str | None] = list(transcripts or [None] * len(clips))
+    wanted = [
+        i
+        for i, clip in enumerate(encoded)
+        if not known[i] and backbone.config.transcribe and "audio" in clip.modalities and _voiced(media[i])
+    ]
+    for i, words in zip(wanted, _words(backbone, processor, [media[i] for i in wanted]), strict=True):
+        known[i] = words
+    return [replace(clip, transcript=words or None) for clip, words in zip(encoded, known, strict=True)]
+
+
+def _media(model, processor, clip: Clip) -> dict[str, Tensor]:
+    device = next(_backbone(model).parameters()).device
+    return {name: value.to(device) for name, value in processor.media([clip]).items()}
+
+
+def _streams(backbone, processor, clip: Clip, media: dict[str, Tensor]) -> ClipFeatures:
+    """What the towers give of one clip."""
     streams = backbone.encode(**media)
     present = {m: bool((~t.isnan()).any()) for m, t in streams.times.items()}
     seen, heard = present.get("video", False), present.get("audio", False)
@@ -106,26 +131,28 @@ def encode_clip(model, processor, clip: Clip, transcript: str | None = None) -> 
         "no_face": "video" in clip.modalities and not seen,
         "sound_cut": clip.wave is not None and len(clip.wave) > processor.hearing * RATE,
     }
-    warnings = clip.warnings + tuple(name for name, true in faults.items() if true)
     return ClipFeatures(
         {m: x[0].cpu() for m, x in streams.features.items() if present[m]},
         {m: t[0].cpu() for m, t in streams.times.items() if present[m]},
         tuple(m for m, there in (("video", seen), ("audio", heard)) if there),
         clip.duration,
         clip.sha256,
-        transcript or (_words(backbone, processor, media) if heard and backbone.config.transcribe else None),
-        warnings,
+        warnings=clip.warnings + tuple(name for name, true in faults.items() if true),
     )
 
 
-def _words(backbone, processor, media: dict[str, Tensor]) -> str | None:
-    voiced = float(media["prosody"][0, :, list(FEATURES).index("voiced")].mean())
-    if voiced < VOICED_AT_LEAST:
-        return None
-    seconds = min(30.0, float(media["audio_seconds"][0]))
-    states = encode_sound(backbone.audio_tower, media["input_features"][0], seconds)
-    ids = transcribe(backbone.audio_tower, states, list(processor.transcript_prefix), seconds)
-    return processor.transcript(ids) or None
+def _voiced(media: dict[str, Tensor]) -> bool:
+    return float(media["prosody"][0, :, list(FEATURES).index("voiced")].mean()) >= VOICED_AT_LEAST
+
+
+def _words(backbone, processor, media: Sequence[dict[str, Tensor]]) -> list[str]:
+    """The words of sounds, each with a batch dimension of one."""
+    seconds = [min(30.0, float(row["audio_seconds"][0])) for row in media]
+    states = [
+        encode_sound(backbone.audio_tower, row["input_features"][0], s) for row, s in zip(media, seconds, strict=True)
+    ]
+    found = transcribe(backbone.audio_tower, states, processor.transcript_prefix, seconds) if states else []
+    return [processor.transcript(ids) for ids in found]
 
 
 def _backbone(model):

@@ -28,7 +28,7 @@ from .clip import Clip
 from .decoding import Past, Ran, Rows, shared
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
-from .features import ClipFeatures, encode_clip, to_device
+from .features import ClipFeatures, encode_clips, to_device
 from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
@@ -80,7 +80,7 @@ def reason_batch(
         ModelError: if the model puts out NaN.
     """
     space = label_space(labels)
-    encoded = [as_features(model, processor, clip) for clip in clips]
+    encoded = as_features(model, processor, clips)
     texts = [ask_text(processor, clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
     encoded = warned(model, encoded, inputs)
@@ -107,7 +107,7 @@ def stream(
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Iterator[str]:
     """Yield the text of `reason` piece by piece as it is written."""
-    encoded = as_features(model, processor, clip)
+    encoded = as_features(model, processor, [clip])[0]
     inputs = build_inputs(
         model, processor, [encoded], [ask_text(processor, encoded, question, label_space(labels), think)]
     )
@@ -129,13 +129,11 @@ def stream(
         raise failure[0]
 
 
-def as_features(model, processor, clip: SOURCES) -> ClipFeatures:
-    """Whatever the caller has of a clip, as the streams of its towers."""
-    if isinstance(clip, ClipFeatures):
-        return clip
-    if not isinstance(clip, Clip):
-        clip = processor.read(clip)
-    return encode_clip(model, processor, clip)
+def as_features(model, processor, clips: Sequence[SOURCES]) -> list[ClipFeatures]:
+    """Whatever the caller has of each clip, as the streams of its towers."""
+    read = [clip if isinstance(clip, Clip | ClipFeatures) else processor.read(clip) for clip in clips]
+    encoded = iter(encode_clips(model, processor, [clip for clip in read if isinstance(clip, Clip)]))
+    return [next(encoded) if isinstance(clip, Clip) else clip for clip in read]
 
 
 def warned(model, clips: Sequence[ClipFeatures], inputs: dict) -> list[ClipFeatures]:

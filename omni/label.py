@@ -31,9 +31,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from .answer import Answer
@@ -50,9 +50,10 @@ from .lock import locked
 from .predictions import OPEN, fingerprint
 
 TOLD = 3  # errors that are printed at the end
-ENCODED = 64  # clips whose encoding is kept for another question: some 100 kB each
+ENCODED = 8  # clips that are encoded together, and read ahead of those: their pictures are in memory
+KEPT = 64  # clips whose encoding is kept for another question: some 100 kB each
 TIMEOUT = 90.0  # s for reading one clip: the 30 s of `Limits` and a tenth of its 600 s
-BATCH = {"cpu": 8, "cuda": 32}  # clips in a batch that "auto" stands for
+BATCH = 32  # clips in a batch that "auto" stands for
 STOPPING = b"\nomni: finishing the batch in flight. Ctrl-C once more stops at once.\n"
 
 
@@ -73,8 +74,8 @@ class Labeller(NamedTuple):
     answer: Callable[[Sequence[Any], str | None], Sequence[Answer]]  # encoded clips, question → one answer each
     prompt: Callable[[str | None, Answer], str]  # question, answer → the text that the model was asked with
     question: str  # the model's own
-    batch_size: int = BATCH["cpu"]  # what "auto" stands for
-    encode: Callable[[Clip], Any] = lambda clip: clip  # what is kept of a clip until it is answered
+    batch_size: int = BATCH  # what "auto" stands for
+    encode: Callable[[Sequence[Clip]], Sequence[Any]] = tuple  # what is kept of clips until they are answered
 
 
 class Read(NamedTuple):
@@ -150,11 +151,15 @@ def label(
         stopped = stack.enter_context(_interruptible())
         write = stack.enter_context(appending(journal_of(out)))
 
+        ahead = _Ahead(task)
+
         @cache
         def start() -> Labeller:
-            return labeller or stack.enter_context(_loaded(task, limits, clip_timeout))
+            found = labeller or stack.enter_context(_loaded(task, limits, clip_timeout))
+            stack.callback(ahead.drop)  # called first, so that no clip is begun when the reader is ended
+            return found
 
-        for rows in _rows(clips, known, task, start, batch_size, stopped):
+        for rows in _Run(known, task, start, stopped, _Batches(batch_size), ahead).rows(clips):
             if rows:
                 write(rows)
             advance(max(1, len(rows)), len(rows), sum(row["status"] == "error" for row in rows))
@@ -214,56 +219,70 @@ def clip_limits(seconds: float | None, pixels: int | None, file_bytes: int | Non
 # ---- answers ----
 
 
-def _rows(
-    clips: Sequence[Wanted],
-    known: Known,
-    task: Task,
-    start: Callable[[], Labeller],
-    batch_size: int | None,
-    stopped: Callable[[], bool],
-) -> Iterator[list[Row]]:
-    """New rows of the journal as they are done, batch by batch; [] for a clip whose row is known already.
+@dataclass
+class _Run:
+    """Labelling under way.
 
-    All questions about a clip follow each other, so that it is read once. A copy of a clip that is waiting for its
-    answer is put off to a second round: if that was an error, it is tried under its own name.
+    Attributes:
+        known: rows so far.
+        start: the labeller, loaded when it is first called.
+        stopped: says whether to end before the next batch.
+        batches: encoded clips that wait for an answer.
+        ahead: clips that are being read.
     """
-    first = {clip.path: place for place, clip in reversed(list(enumerate(clips)))}
-    left, batches, ahead = sorted(clips, key=lambda clip: first[clip.path]), _Batches(batch_size), _Ahead(task)
 
-    def taken(waiting: int) -> Iterator[list[Row]]:
-        """New rows until no more than so many clips are ahead: errors, and batches that have become full."""
-        while len(ahead.reads) > waiting and not stopped():
-            read = _encoded(ahead.take(), task, start())
-            if not isinstance(read, Read):
-                yield known.added([read])
-            elif batch := batches.add(read):
-                yield known.added(_answer(batch, task, start(), batches.shrink))
+    known: Known
+    task: Task
+    start: Callable[[], Labeller]
+    stopped: Callable[[], bool]
+    batches: _Batches
+    ahead: _Ahead
 
-    with ahead:
+    def rows(self, clips: Sequence[Wanted]) -> Iterator[list[Row]]:
+        """New rows of the journal as they are done, batch by batch; [] for a clip whose row is known already.
+
+        All questions about a clip follow each other, so that it is read once. A copy of a clip that is waiting for its
+        answer is put off to a second round: if that was an error, it is tried under its own name.
+        """
+        first = {clip.path: place for place, clip in reversed(list(enumerate(clips)))}
+        left = sorted(clips, key=lambda clip: first[clip.path])
         while left:
             copies = []
             for clip in left:
-                todo = known.todo(clip)
-                if known.row(todo):
+                todo = self.known.todo(clip)
+                if self.known.row(todo):
                     yield []
-                elif ahead.hold(todo.key) or batches.hold(todo.key):
+                elif self.ahead.hold(todo.key) or self.batches.hold(todo.key):
                     copies.append(clip)
-                elif stopped():
+                elif self.stopped():
                     return
                 else:
-                    batches.size = batches.size or start().batch_size
-                    ahead.add(todo, start())
-                    yield from taken(batches.size)
-            yield from taken(0)
-            for batch in batches.rest():
-                if stopped():
-                    return
-                yield known.added(_answer(batch, task, start(), batches.shrink))
+                    self.batches.size = self.batches.size or self.start().batch_size
+                    self.ahead.add(todo, self.start())
+                    yield from self._taken(2 * ENCODED)
+            yield from self._taken(1)
+            yield from self._answered(self.batches.rest())
             left = copies
+
+    def _taken(self, least: int) -> Iterator[list[Row]]:
+        """New rows, as long as so many clips are ahead: errors, and batches that have become full."""
+        while len(self.ahead.reads) >= least and not self.stopped():
+            reads = [self.ahead.take() for _ in range(min(ENCODED, len(self.ahead.reads)))]
+            for read in _encoded(reads, self.task, self.start()):
+                if not isinstance(read, Read):
+                    yield self.known.added([read])
+                elif batch := self.batches.add(read):
+                    yield from self._answered([batch])
+
+    def _answered(self, full: Iterable[list[Read]]) -> Iterator[list[Row]]:
+        for batch in full:
+            if self.stopped():
+                return
+            yield self.known.added(_answer(batch, self.task, self.start(), self.batches.shrink))
 
 
 class _Ahead:
-    """Clips that are being read, in their order, by a thread of its own; leaving the context drops what is not read."""
+    """Clips that are being read, in their order, by a thread of its own."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -271,12 +290,8 @@ class _Ahead:
         self.thread = ThreadPoolExecutor(1)
         self.last: Read | None = None
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def drop(self) -> None:
+        """Read no more."""
         self.thread.shutdown(wait=False, cancel_futures=True)
 
     def add(self, todo: Todo, labeller: Labeller) -> None:
@@ -340,17 +355,20 @@ def _read(todo: Todo, task: Task, labeller: Labeller) -> Read | Row:
     return Read(todo, clip, time.perf_counter() - started)
 
 
-def _encoded(read: Read | Row, task: Task, labeller: Labeller) -> Read | Row:
-    """The clip as the model takes it, or the row that says why it cannot."""
-    if not isinstance(read, Read):
-        return read
+def _encoded(reads: Sequence[Read | Row], task: Task, labeller: Labeller) -> list[Read | Row]:
+    """Clips as the model takes them, or the rows that say why there are none. One that fails spoils no other."""
+    clips = [read for read in reads if isinstance(read, Read)]
     started = time.perf_counter()
     try:
-        clip = labeller.encode(read.clip)
+        encoded = labeller.encode([read.clip for read in clips])
     except Exception as err:  # the row is the boundary
-        seconds = read.seconds + time.perf_counter() - started
-        return entry(read.todo, task, error_row(read.todo.job(labeller.question), task, err, seconds))
-    return Read(read.todo, clip, read.seconds + time.perf_counter() - started)
+        if len(reads) > 1:
+            return [done for read in reads for done in _encoded([read], task, labeller)]
+        seconds = clips[0].seconds + time.perf_counter() - started
+        return [entry(clips[0].todo, task, error_row(clips[0].todo.job(labeller.question), task, err, seconds))]
+    share = (time.perf_counter() - started) / max(1, len(clips))
+    done = iter([Read(read.todo, x, read.seconds + share) for read, x in zip(clips, encoded, strict=True)])
+    return [next(done) if isinstance(read, Read) else read for read in reads]
 
 
 def _answer(batch: Sequence[Read], task: Task, labeller: Labeller, shrink: Callable[[int], None]) -> list[Row]:
@@ -392,11 +410,12 @@ def _loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
     model, processor = load(task.model.name, dtype=task.dtype)
     encoded: dict[str, Any] = {}  # sha256 → ClipFeatures
 
-    def encode(clip: Clip) -> Any:
-        found = encoded.pop(clip.sha256, None) or as_features(model, processor, clip)
-        encoded[clip.sha256] = found
-        if len(encoded) > ENCODED:
-            del encoded[next(iter(encoded))]
+    def encode(clips: Sequence[Clip]) -> Sequence[Any]:
+        new = {clip.sha256: clip for clip in clips if clip.sha256 not in encoded}
+        encoded.update(zip(new, as_features(model, processor, list(new.values())), strict=True))
+        found = [encoded[clip.sha256] for clip in clips]
+        for sha256 in list(encoded)[:-KEPT]:
+            del encoded[sha256]
         return found
 
     def answer(clips: Sequence[Any], question: str | None) -> Sequence[Answer]:
@@ -409,8 +428,7 @@ def _loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
 
     how = {"frames": processor.frames, "sampling": processor.sampling, "limits": limits, "timeout": timeout}
     with ClipReader(**how) as reader:
-        size = BATCH.get(model.device.type, BATCH["cpu"])
-        yield Labeller(reader.read, answer, prompt, processor.question, size, encode)
+        yield Labeller(reader.read, answer, prompt, processor.question, encode=encode)
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def load_answerer(name: str, features: Path | None = None) -> Answerer:
     def encode(path: Path) -> Any:
         clip = processor.read(path)
         if cache is None:
-            return as_features(model, processor, clip)
+            return as_features(model, processor, [clip])[0]
         cache(clip)
         return read_features(cache.path(clip))
 

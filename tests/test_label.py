@@ -28,7 +28,7 @@ from omni.answer import QUESTION, Answer
 from omni.cli import main
 from omni.clip import Clip, Limits, write_clip
 from omni.errors import ClipError, ManifestError, OmniError
-from omni.label import LabelSummary, label, parse_batch_size
+from omni.label import ENCODED, LabelSummary, label, parse_batch_size
 from omni.label_progress import progress
 from omni.label_row import COLUMNS
 from omni.label_sources import Shard, find_clips, parse_shard
@@ -289,7 +289,7 @@ def test_many_questions_do_not_fill_the_memory_with_waiting_clips(tmp_path: Path
         )
     )
     assert counts(run([manifest], out, fake, batch_size=4)) == (30, 0, 0)
-    assert max(waiting) <= 12  # two batches that wait, and one that is read ahead
+    assert max(waiting) <= 2 * 4 + 2 * ENCODED  # batches that wait, and what is read ahead of them
 
 
 def test_a_clip_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
@@ -740,14 +740,47 @@ def test_each_content_is_encoded_once_whatever_its_names_and_questions(
     from omni import generate
 
     encoded: list[str] = []
-    encode = generate.encode_clip
-    monkeypatch.setattr(generate, "encode_clip", lambda *parts: encoded.append(parts[2].sha256) or encode(*parts))
+    encode = generate.encode_clips
+    monkeypatch.setattr(
+        generate, "encode_clips", lambda *parts: encoded.extend(clip.sha256 for clip in parts[2]) or encode(*parts)
+    )
     manifest, names = tmp_path / "m.jsonl", ("0.mp4", "1.mp4", "copy.mp4")
     asked = [Example(clips / name, question=question) for question in (None, "Why?") for name in names]
     write_manifest(manifest, asked)
     out = tmp_path / "out.jsonl"
     label([manifest], out, model=str(model_folder), think=False, progress=False)
     assert len(table_of(out)) == 6 and len(encoded) == len(set(encoded)) == 2
+
+
+def test_the_next_clips_are_read_while_the_model_answers(tmp_path: Path) -> None:
+    fake, out = Fake(), tmp_path / "out.jsonl"
+    folder, read_while = folder_of(tmp_path, *"abcdefghijklmnopqrstuvwxyz"), []
+    answer = fake.labeller.answer
+
+    def slow(clips, question):
+        before = len(fake.read_names)
+        time.sleep(0.1)
+        read_while.append(len(fake.read_names) - before)
+        return answer(clips, question)
+
+    def read(path: Path):
+        time.sleep(0.01)
+        return fake.read(path)
+
+    run(folder, out, fake, batch_size=2, labeller=fake.labeller._replace(answer=slow, read=read))
+    assert len(table_of(out)) == 26 and sum(read_while) >= 2 * ENCODED - 2
+
+
+def test_one_clip_that_cannot_be_encoded_spoils_no_other(tmp_path: Path) -> None:
+    fake, out = Fake(), tmp_path / "out.jsonl"
+
+    def encode(clips):
+        if any(fake.contents[clip.sha256] == "b" for clip in clips):
+            raise RuntimeError("shapes do not match")
+        return clips
+
+    run(folder_of(tmp_path, *"abc"), out, fake, labeller=fake.labeller._replace(encode=encode))
+    assert [row["status"] for row in table_of(out)] == ["ok", "error", "ok"]
 
 
 def test_the_prompt_of_a_row_is_that_of_the_model(tmp_path: Path, model_folder: Path, clips: Path) -> None:
