@@ -109,6 +109,9 @@ def ask(
     no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
     dtype: Dtype = "auto",
     load_in_4bit: FourBit = False,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Check the reasons against what can be measured of the clip.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -137,7 +140,7 @@ def ask(
         row = clip_row(job, task, answer, time.perf_counter() - started, asked)
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
-        _print_reasons(answer)
+        _print_reasons(answer, evidence)
         typer.echo(bars(answer.labels, _block()))
 
 
@@ -441,11 +444,14 @@ def bars(labels: dict[str, float], block: str = "█") -> str:
     return "\n".join([f"{ranked[0][0]}  {ranked[0][1]:.2f}", "", *lines])
 
 
-def _print_reasons(answer: Answer) -> None:
-    """The thought and what the answer rests on, dim, to stderr."""
+def _print_reasons(answer: Answer, evidence: bool) -> None:
+    """The thought, with the verdicts on its claims if wanted, and what the answer rests on; dim, to stderr."""
     from rich.console import Console
     from rich.text import Text
 
+    from .evidence import told
+
+    thought = told(answer.thought, answer.evidence) if evidence else answer.thought
     notes = [
         f'heard: "{answer.transcript}"' if answer.transcript else "",
         f"judged from the {ALONE[answer.modalities]} alone" if answer.modalities in ALONE else "",
@@ -453,7 +459,7 @@ def _print_reasons(answer: Answer) -> None:
         "" if answer.well_formed else "the model's text was not well-formed; the label is the most probable one",
     ]
     console = Console(stderr=True, highlight=False)
-    for line in (answer.thought, *(f"({note})" for note in notes if note)):
+    for line in (thought, *(f"({note})" for note in notes if note)):
         if line:
             console.print(Text(line, style="dim"), soft_wrap=True)
 

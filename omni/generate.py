@@ -24,6 +24,7 @@ from .answer import TAG, Answer, Parsed, format_answer, parse_answer
 from .clip import Clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
+from .evidence import evidence_of
 from .features import ClipFeatures, encode_clip, to_device
 from .rollout import Prefilled, Sampling, can_roll_out, prefill, roll_out, unwrapped
 
@@ -266,4 +267,4 @@ def _answer(
             well_formed=True,
             warnings=(*clip.warnings, "constrained"),
         )
-    return answer
+    return replace(answer, evidence=evidence_of(answer.thought, clip))

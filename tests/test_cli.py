@@ -19,6 +19,7 @@ from omni import __version__, doctor
 from omni.answer import QUESTION, Answer, prompt
 from omni.cli import main
 from omni.errors import ModelError
+from omni.evidence import Evidence
 from omni.tiny import tiny
 
 ANSWER = Answer(
@@ -122,6 +123,7 @@ def test_help_of_ask_names_every_option(run) -> None:
         "--think / --no-think",
         "--no-audio",
         "--no-video",
+        "--evidence",
         "--json",
         "--debug",
     ):
@@ -136,6 +138,28 @@ def test_ask_prints_the_reasons_beside_the_answer(run, model: Model, talking_cli
     )
     assert model.asked[0][0] is None  # so that a model asks what it was taught to be asked
     assert len(model.asked[0][1]) == 7 and model.asked[0][2] is True
+
+
+def test_evidence_marks_what_the_clip_says_to_each_reason(run, model: Model, talking_clip: Path) -> None:
+    smile, lively = ANSWER.thought, "The voice is not lively."
+    model.answer = replace(
+        ANSWER,
+        thought=f"{smile} {lively}",
+        evidence=(
+            Evidence(smile, "face", "smile", 1, "supported", 0.25, 1.5),
+            Evidence(smile, "voice", "range_wide", 1, "uncheckable"),
+            Evidence(lively, "voice", "range_wide", -1, "contradicted"),
+        ),
+    )
+    code, out, err = run(talking_clip, "--evidence")
+    assert (code, out) == run(talking_clip)[:2]
+    assert err.splitlines()[:-1] == [smile, "  ✓ smile 0.2–1.5 s", "  · range wide", lively, "  ✗ no range wide"]
+    claim = json.loads(run(talking_clip, "--json")[1])["evidence"][0]
+    assert claim == {"sentence": smile, "modality": "face", "cue": "smile", "polarity": 1} | {
+        "verdict": "supported",
+        "t0": 0.25,
+        "t1": 1.5,
+    }
 
 
 def test_a_clip_alone_is_asked_about(run, model: Model, talking_clip: Path) -> None:
@@ -159,7 +183,6 @@ def test_json_is_one_object_and_nothing_else(run, talking_clip: Path) -> None:
         "model": "default",
         "status": "ok",
         "error": None,
-        "evidence": [],
         "omni_version": __version__,
         "seed": 0,
     }
