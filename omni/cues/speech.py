@@ -85,8 +85,8 @@ def phrases_of(frames: Frames) -> Iterator[Phrase]:
 
 
 def _cut(frames: Frames, start: int, end: int) -> Frames:
-    *arrays, loud = frames
-    return Frames(*(array[start:end] for array in arrays), loud)  # type: ignore[misc]  # mypy cannot count them
+    cut = {name: value[start:end] for name, value in frames._asdict().items() if name != "loud"}
+    return Frames(**cut, loud=frames.loud)
 
 
 def _own(phrases: Sequence[Phrase]) -> Prosody | None:

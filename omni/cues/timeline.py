@@ -10,12 +10,16 @@ that says so. `streams` gives the same clip as features, for the check of a rati
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..clip import Clip, read_clip
+from ..errors import OmniError
+from ..manifest import read_manifest, write_manifest
 from .face import SIDE, face_records, face_tower
 from .record import CueRecord
 from .speech import voice_records
@@ -42,9 +46,55 @@ def cue_timeline(clip: str | os.PathLike[str] | Clip) -> list[CueRecord]:
     records: list[CueRecord] = []
     if "video" in clip.modalities:
         records += face_records(clip)
-    if clip.wave is not None and "audio" in clip.modalities:
+    if clip.wave is not None:
         records += voice_records(clip.wave)
     return sorted(records, key=lambda record: record.t0)
+
+
+def told(records: Sequence[CueRecord]) -> str:
+    """Records as lines of text: when, of whom, what, how much.
+
+    >>> print(told([CueRecord("face", 0, 0.5, 2.0, "AU12 lip corner puller", 0.8, "intensity", 2.3, 1.25)]))
+     0.50– 2.00 s  person 0  AU12 lip corner puller   0.80 intensity, strongest at 1.25 s
+    """
+    lines = []
+    for one in records:
+        who = one.modality if one.person is None else f"person {one.person}"
+        apex = "" if one.apex is None else f", strongest at {one.apex:.2f} s"
+        lines.append(f"{one.t0:5.2f}–{one.t1:5.2f} s  {who:8}  {one.cue:22} {one.value:6.2f} {one.unit}{apex}")
+    return "\n".join(lines)
+
+
+def draw(clip: Clip, records: Sequence[CueRecord], path: str | os.PathLike[str]) -> None:
+    """Draw the records of a clip into a picture file.
+
+    Raises:
+        OmniError: the file cannot be written.
+    """
+    from .plot import cue_plot
+
+    try:
+        cue_plot(clip, records).save(path)
+    except (OSError, ValueError) as err:  # ValueError: Pillow knows no format of this suffix
+        raise OmniError(f"{path} cannot be written ({err}). Name a .png in a folder of yours.", code="bad_out") from err
+
+
+def measure_manifest(manifest: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write a manifest again with the column `cues`, which the reward of that name takes.
+
+    It says of every cue of the lexicon whether it was measured in the clip, null if that is unknown; cues of a sense
+    that the clip lacks are not there.
+
+    Raises:
+        OmniError: a clip or one of the manifests cannot be read or written.
+    """
+    from ..evidence import measured
+
+    examples = read_manifest(Path(manifest))
+    found = [dict(measured(streams(read_clip(example.clip))).there) for example in examples]
+    write_manifest(
+        Path(out), [replace(e, extra=e.extra | {"cues": there}) for e, there in zip(examples, found, strict=True)]
+    )
 
 
 def read_closely(path: str | os.PathLike[str]) -> Clip:
