@@ -15,17 +15,17 @@ earns what silence earns.
 
 Columns: `truth`, an object (or its JSON text) with `action_units`, intensities by name as the synthetic actors'
 manifest has them, and `prosody`, deltas against the speaker's neutral voice. A sense whose key is missing or None does
-not exist in the clip, so what is said of it is made up; {} is a sense that is there and was not measured. Of a real clip
-nothing is known but what can be measured: `cues` in place of the two, true, false or null by cue, as `omni cues
-MANIFEST --out` writes it; cues of a sense that the clip lacks are not there. Measured cues err (`docs/cues.md`), and a
-model can learn the errors: what only the reader sees pays too. `think` (optional). None where no thought was asked for,
-and where no cue is there or known.
+not exist in the clip, so what is said of it is made up; {} is a sense that is there and was not measured. Of a real
+clip nothing is known but what can be measured: `cues` in place of the two, true, false or null by cue, as `omni cues
+MANIFEST --out` writes it; cues of a sense that the clip lacks are not there. `think` (optional). None where no thought
+was asked for, and where no cue is there or known.
 
 Source: the AU-F1 reward of Facial-R1 (arXiv 2511.10254), with voice, denials and an unknown band. F1 was left out:
 recall pays for long lists.
 
 How it is gamed: by a stereotype (the usual cues of the answered emotion), by claims in words that the lexicon does
-not read, and by parted lips, which speech makes unprovable. Shown by `test_a_stereotype_earns_less_than_a_look`,
+not read, by parted lips, which speech makes unprovable, and with measured cues by the errors of the reader
+(`docs/cues.md`), which a model can learn. Shown by `test_a_stereotype_earns_less_than_a_look`,
 `test_words_that_the_lexicon_does_not_read_are_free` and `test_parted_lips_are_never_contradicted`; closed routes by
 `test_neither_silence_nor_one_safe_claim_nor_repetition_earns_much`, `test_a_denial_earns_nothing`,
 `test_all_cues_at_once_cost_more_than_silence` and `test_a_guess_pays_only_if_it_is_likelier_true_than_not`.
