@@ -31,10 +31,8 @@ from .voice import HOP, PAUSE_S, RATE, Frames, Prosody, analyse, deltas, prosody
 OWN_PHRASES, OWN_S = 4, 6.0  # below, the median of a speaker is that of a mood
 PHRASE_S = 0.3  # s; shorter sounds are no phrase
 VOICED_AT_LEAST = 0.05  # share of voiced time below which there is sound, but no voice
-LOUD_DB = 3.0  # dB from the own median that listeners call louder or softer
+LOUD_DB = 3.0  # dB from the own median: twice the power
 SLOPE_ST_S = 5.6  # semitones per second; one in ten phrases of the training voices is steeper
-    10.0  # semitones per second that are heard as a glide over a phrase ('t Hart 1981: 0.16 / T² for T ≈ 0.13 s)
-)
 HOP_S = HOP / RATE
 
 
