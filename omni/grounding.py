@@ -91,15 +91,18 @@ def measure_reasons(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> dict[str, 
         rows: answered rows of `predictions.py`, and the other columns of their manifest.
 
     Returns:
-        `measured`: by the evidence of the rows. `known`: by the columns `action_units` and `prosody`; None without.
+        `measured`: by the evidence of the rows, of those that have any (tables of older versions have not). `known`: by
+        the columns `action_units` and `prosody`. None without.
     """
     rows = [(row, known) for row, known in rows if row["thought"]]
     if not rows:
         return None
     facts = [(row, known) for row, known in rows if known.keys() >= set(COLUMNS)]
-    known = grounding((row["modalities"], _checked(row["thought"], known)) for row, known in facts)
-    measured = grounding((row["modalities"], row["evidence"]) for row, _ in rows)
-    return {"measured": measured.values(), "known": known.values() if facts else None}
+    ways = {
+        "measured": [(row["modalities"], row["evidence"]) for row, _ in rows if row.get("evidence") is not None],
+        "known": [(row["modalities"], _checked(row["thought"], known)) for row, known in facts],
+    }
+    return {way: grounding(answers).values() if answers else None for way, answers in ways.items()}
 
 
 def reasons_told(found: Mapping[str, Any] | None) -> list[str]:
