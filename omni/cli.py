@@ -295,7 +295,8 @@ def cues(
 
     _offline("default")
     if out is not None:
-        timeline.measure_manifest(clip, out)
+        with _status("Measuring…"):
+            timeline.measure_manifest(clip, out)
         return
     media = timeline.read_closely(clip)
     with _status("Measuring…"):

@@ -8,9 +8,10 @@ A claim about a sense that the clip does not have is contradicted, also a denial
 A claim in the reader's unknown band, or about a cue that nobody can measure (tears, loudness), is uncheckable. The time
 of a supported claim is that of the action units, of the speech for a voice, and of all that was seen for a denial.
 
-Measuring takes milliseconds, as it reads the features that the model was given anyway; text without claims is not
-measured against anything. The features of another vision tower than ours tell no action units: every claim about the
-face is then uncheckable. With several people in the picture it is about the one whom the face tower follows.
+All this takes two milliseconds, as it reads the features that the model was given anyway. The features of another
+vision tower than ours tell no action units: every claim about the face is then uncheckable, unless the clip itself is
+measured, `check(thought, measured(streams(clip)))` with `cues/timeline.py`. With several people in the picture it is
+about the one whom the face tower follows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 from .cues.lexicon import CUES, Cue, claims, sentences
 from .cues.reader import READ, CueReader, reader, score
 from .cues.truth import supports
-from .cues.voice import FEATURES
+from .cues.voice import FEATURES, VOICED_AT_LEAST
 
 if TYPE_CHECKING:
     from .features import ClipFeatures
@@ -34,7 +35,6 @@ Span = tuple[float, float]
 SENSES = {"face": "video", "voice": "audio"}  # modality of a cue → that of a clip
 VERDICTS: dict[bool | None, Verdict] = {True: "supported", False: "contradicted", None: "uncheckable"}
 MARKS: dict[Verdict, str] = {"supported": "✓", "contradicted": "✗", "uncheckable": "·"}
-VOICED_AT_LEAST = 0.05  # share of voiced time below which there is sound, but no voice to measure
 HALF_ROW = 0.125  # s; half a row of a prosody track
 
 
@@ -74,7 +74,7 @@ class ClipCues(NamedTuple):
 
 def evidence_of(thought: str, clip: ClipFeatures) -> tuple[Evidence, ...]:
     """The claims of a thought, checked against the clip that it is about."""
-    return check(thought, measured(clip)) if claims(thought) else ()
+    return check(thought, measured(clip)) if thought else ()
 
 
 def check(thought: str, found: ClipCues) -> tuple[Evidence, ...]:

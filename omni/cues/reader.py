@@ -13,7 +13,7 @@ of those without it called with it. `benchmarks/fit_cues.py` makes all of it aga
 recall on actors that neither saw. A voice of which nothing else is known is thus held against the population of that
 corpus (120 synthetic voices, 8 real speakers of EmoDB), by all of its prosody: a high pitch alone may be a woman's.
 
-Left out: asymmetry, and the tower's second opinion on units where rendered and real skin differ most (AU6, AU9).
+Left out: asymmetry, and the person's own face at rest, which a short clip may never show.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def facts_of(content: bytes) -> dict[str, Any]:
 
 
 def score(cue: Cue, values: Mapping[str, float]) -> float:
-    """How much a cue is there, in multiples of its present limit; NaN if a measure is missing.
+    """How much a cue is there, in multiples of its present limit; NaN if its measures are missing.
 
     >>> score(CUES["smile"], {"AU12": 0.7}), score(CUES["slow"], {"rate_log2": -0.36})
     (2.0, 2.0)

@@ -26,11 +26,10 @@ import numpy as np
 from .reader import READ, reader
 from .record import CueRecord
 from .truth import VOICE_LIMITS
-from .voice import HOP, PAUSE_S, RATE, Frames, Prosody, analyse, deltas, prosody_track, summary
+from .voice import HOP, PAUSE_S, RATE, VOICED_AT_LEAST, Frames, Prosody, analyse, deltas, prosody_track, summary
 
 OWN_PHRASES, OWN_S = 4, 6.0  # below, the median of a speaker is that of a mood
 PHRASE_S = 0.3  # s; shorter sounds are no phrase
-VOICED_AT_LEAST = 0.05  # share of voiced time below which there is sound, but no voice
 LOUD_DB = 3.0  # dB from the own median: twice the power
 SLOPE_ST_S = 5.6  # semitones per second; one in ten phrases of the training voices is steeper
 HOP_S = HOP / RATE

@@ -48,6 +48,7 @@ SHORTEST_RUN = 3  # frames; shorter voicing is chance
 CHANGE_DEPTH = 25.0  # dB below its loud frames a band is cut, so that the noise of a room does not count
 RATE_AT_ONE, RATE_POWER = 37.4, 1.195  # see above
 PAUSE_S = 0.15  # a shorter gap is a plosive
+VOICED_AT_LEAST = 0.05  # share of voiced time below which there is sound, but no voice and no words
 BLOCK = 2048  # frames per batch, which bounds the memory of a long clip
 
 
