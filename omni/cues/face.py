@@ -184,8 +184,8 @@ def _events(
     number: int, cue: str, values: np.ndarray, times: np.ndarray, limit: float, unit: str
 ) -> Iterator[CueRecord]:
     for onset, apex, offset in events(values, limit):
-        value, when = float(values[apex]), (float(times[i]) for i in (onset, offset, apex))
-        t0, t1, top = when
+        t0, t1, top = (float(times[i]) for i in (onset, offset, apex))
+        value = float(values[apex])
         yield CueRecord("face", number, t0, t1, cue, value, unit, value / limit, top)
 
 
