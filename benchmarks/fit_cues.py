@@ -24,15 +24,18 @@ from safetensors.numpy import save_file
 
 from data import emodb
 from data.expressions import UNITS, ActionUnit
+from omni.answer import format_answer
 from omni.clip import read_clip
 from omni.cues.reader import CLIP_COLUMNS, READ, CueReader, Linear, reader, score, to_tensors
 from omni.cues.timeline import streams
 from omni.cues.truth import VOICE_LIMITS, Limits, cue_truth
 from omni.cues.voice import deltas, measure, prosody_track
+from omni.evidence import measured as cues_of
 from omni.features import ClipFeatures, FeatureCache, read_features
 from omni.journal import file_sha256
 from omni.loading import load
 from omni.manifest import Example, read_manifest
+from rewards.cues import cues_reward
 
 RIDGE = {"face": 1000.0, "voice": 10.0}  # 2 % and 0.2 % of the number of rows; ten times less or more is the same
 MISSED = 0.05  # share of the clips with a cue that may be called without it, and the other way round
@@ -146,6 +149,23 @@ def share(part: int, whole: int) -> float | None:
     return round(part / whole, 3) if whole else None
 
 
+def rewarded(clips: Sequence[tuple[Example, ClipFeatures]]) -> dict:
+    """What the reward `cues` gives taught reasons, by known and by measured cues, on their own and on the next clip."""
+    both = [(e, c) for e, c in clips if c.modalities == ("video", "audio")]
+    own = [format_answer(e.label, e.rationale) for e, _ in both]
+    truths = {
+        "known": [{name: e.extra[name] for name in ("action_units", "prosody")} for e, _ in both],
+        "measured": [{"cues": dict(cues_of(c).there)} for _, c in both],
+    }
+    earned = {way: cues_reward(own, truth) + cues_reward([*own[1:], own[0]], truth) for way, truth in truths.items()}
+    pairs = [pair for pair in zip(*earned.values(), strict=True) if None not in pair]
+    result: dict = {"clips": len(both), "correlation": round(float(np.corrcoef(np.array(pairs, float).T)[0, 1]), 3)}
+    for way, values in earned.items():
+        halves = (values[: len(both)], values[len(both) :])
+        result[way] = [round(float(np.mean([v for v in half if v is not None])), 3) for half in halves]
+    return result
+
+
 def voices(found: CueReader, folder: Path) -> list[Row]:
     """EmoDB's held-out speakers, each sentence against the speaker's neutral ones."""
     examples = emodb.read_emodb(folder)
@@ -225,6 +245,7 @@ def main(
     if out is not None:
         out.write_text(json.dumps(lines, indent=1))
     typer.echo(markdown(lines))
+    typer.echo(json.dumps(rewarded(clips)))
     if emodb_folder is not None:
         rows = voices(found, emodb_folder)
         typer.echo(markdown([line for line in table(found, rows) if line["clips"]]))
