@@ -17,8 +17,8 @@ Columns: `truth`, an object (or its JSON text) with `action_units`, intensities 
 manifest has them, and `prosody`, deltas against the speaker's neutral voice. A sense whose key is missing or None does
 not exist in the clip, so what is said of it is made up; {} is a sense that is there and was not measured. Of a real
 clip nothing is known but what can be measured: `cues` in place of the two, true, false or null by cue, as `omni cues
-MANIFEST --out` writes it; cues of a sense that the clip lacks are not there. `think` (optional). None where no thought
-was asked for, and where no cue is there or known.
+MANIFEST --out` writes it; cues of a sense that the clip lacks are not there, so give them as JSON text where a table
+would fill them in. `think` (optional). None where no thought was asked for, and where no cue is there or known.
 
 Source: the AU-F1 reward of Facial-R1 (arXiv 2511.10254), with voice, denials and an unknown band. F1 was left out:
 recall pays for long lists.

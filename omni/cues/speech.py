@@ -1,6 +1,6 @@
 """Records of the voice of a clip: who speaks is not told, only when, and how.
 
-    wave ─► 10 ms frames (voice.py) ─► phrases, and the pauses between them ─► pitch, range, slope, loudness, rate each
+    wave ─► 10 ms frames (voice.py) ─► phrases, and the pauses between them ─► pitch, range, slope, rate, tone, loudness
                                    └► the clip as a whole ─► reader.py: is the pitch high, the speech fast …
 
 A phrase is held against the speaker: against the median of all phrases where there are OWN_PHRASES of them with OWN_S
@@ -113,10 +113,11 @@ def _phrase_records(frames: Frames, phrase: Phrase, reference: Prosody, is_own: 
         ("pitch range", one.f0_range_st, "semitones", moved["range_log2"] / VOICE_LIMITS["range_log2"].present),
         ("pitch slope", slope, "semitones per second", slope / SLOPE_ST_S),
         ("rate", one.rate_syl_s, "syllables per second", moved["rate_log2"] / VOICE_LIMITS["rate_log2"].present),
+        ("tone", one.tilt_db, "dB of 1–5 kHz over 80–1000 Hz", moved["tilt_db"] / VOICE_LIMITS["tilt_db"].present),
         ("loudness", one.level_db, "dB re full scale", moved["level_db"] / LOUD_DB if is_own else 0.0),
     )
     for cue, value, unit, strength in rows:
-        if not math.isnan(value):
+        if not math.isnan(value + strength):  # a range of 0, as of a tone, has no distance in octaves
             yield CueRecord("voice", None, *phrase.span, cue, value, unit, abs(strength))
 
 

@@ -1,10 +1,10 @@
 """`omni cues`: everything that can be measured of a clip without a language model, as records in time.
 
-    path ─► frames, at most RATE a second and MOST in all ─► face.py ─┐
-         └► wave ─► speech.py ────────────────────────────────────────┴► records, by time
+    path ─► frames, APART, MOST of them ─► face.py ─┐
+         └► wave ─► speech.py ──────────────────────┴► records, by time
 
 A sense that the clip does not have gives no records; a picture without a face, or a sound without a voice, one record
-that says so. `streams` gives the same clip as features, for the check of a rationale (`omni/evidence.py`).
+that says so. Long clips are measured by a sample of their frames. `streams` gives the same clip as features, for the check of a rationale (`omni/evidence.py`).
 """
 
 from __future__ import annotations
