@@ -4,7 +4,8 @@
          └► wave ─► speech.py ──────────────────────┴► records, by time
 
 A sense that the clip does not have gives no records; a picture without a face, or a sound without a voice, one record
-that says so. Long clips are measured by a sample of their frames. `streams` gives the same clip as features, for the check of a rationale (`omni/evidence.py`).
+that says so. Of a long clip a sample of the frames is measured, and all of the sound. `streams` gives a clip as
+features, for the check of a rationale (`omni/evidence.py`).
 """
 
 from __future__ import annotations
