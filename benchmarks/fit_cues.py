@@ -7,7 +7,8 @@ its own, the limits; HELD_OUT the numbers. Encoded clips are kept in DIR, as in 
 --write, the reader that comes with the package is measured. --assets keeps some held-out clips for the test of the
 floor. With a cache it takes two minutes. Beside the synthetic actors: --emodb, the voices of EmoDB's speakers 15 and
 16, which no training clip has; --neutral, a folder of real people without expression, such as GRID, on whom every cue
-of the face is a false one (but parted lips, if they talk).
+of the face is a false one (but parted lips, if they talk); --facekit, the head of the actors, to render some in known
+poses.
 """
 
 import json
@@ -24,8 +25,10 @@ from safetensors.numpy import save_file
 
 from data import emodb
 from data.expressions import UNITS, ActionUnit
+from data.facekit import load_rig
 from omni.answer import format_answer
 from omni.clip import read_clip
+from omni.cues.face import face_tower, faces_of, head_angles
 from omni.cues.reader import CLIP_COLUMNS, READ, CueReader, Linear, reader, score, to_tensors
 from omni.cues.timeline import streams
 from omni.cues.truth import VOICE_LIMITS, Limits, cue_truth
@@ -41,6 +44,7 @@ RIDGE = {"face": 1000.0, "voice": 10.0}  # 2 % and 0.2 % of the number of rows; 
 MISSED = 0.05  # share of the clips with a cue that may be called without it, and the other way round
 PRECISION = 0.9  # of "there", on the actors that set the limits
 ASSET_CLIPS = 40
+HEADS = (2000, 2003, 2007, 2011, 2016, 2020)  # actors of the test split
 NOTHING = {"action_units": None, "prosody": None}
 
 
@@ -192,6 +196,28 @@ def false_cues(found: CueReader, folder: Path) -> dict:
     }
 
 
+def head_errors(facekit: Path) -> dict:
+    """Degrees by which turn, nod and tilt of held-out actors are off, mean, against the same actor's frontal face."""
+    from data.render import Actor, Scene, render  # needs the extra `actors`
+
+    rig, errors, slopes = load_rig(facekit), [], []
+    for seed in HEADS:
+        rng, actor = np.random.default_rng(seed), Actor(rig, seed)
+        poses = np.vstack([np.zeros(3), rng.normal(0, (0.2, 0.12, 0.1), (15, 3))])  # yaw, pitch, roll in radians
+        frames = np.stack([render(actor, Scene(seed, 160), {}, tuple(pose), rng) for pose in poses])
+        seen = [
+            (pose, head_angles(faces[0].points))
+            for pose, faces in zip(poses, faces_of(face_tower(), frames), strict=True)
+            if faces
+        ]
+        known, found = (np.array(column) for column in zip(*seen, strict=True))
+        moved = np.degrees(known - known[0]) * (1, 1, -1)  # the rig rolls to the other side
+        errors.append(np.abs(found - found[0] - moved)[1:])
+        slopes.append(((found - found[0]) * moved).sum(0) / (moved**2).sum(0))
+    off = np.concatenate(errors)
+    return {"pictures": len(off), "off": off.mean(0).round(1).tolist(), "slope": np.mean(slopes, 0).round(2).tolist()}
+
+
 def markdown(lines: Sequence[dict]) -> str:
     """The table of docs/cues.md."""
     head = "| cue | measured by | clips | there | precision | recall | not there: precision | recall | unknown |"
@@ -226,6 +252,7 @@ def main(
     assets: Annotated[Path | None, typer.Option(help="Keep some held-out clips for the test.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
     emodb_folder: Annotated[Path | None, typer.Option("--emodb", help="Folder of EmoDB.")] = None,
+    facekit: Annotated[Path | None, typer.Option(help="The converted head of the actors.")] = None,
     neutral: Annotated[Path | None, typer.Option(help="Folder of clips of real people without expression.")] = None,
 ) -> None:
     """Fit and measure the reader."""
@@ -249,6 +276,8 @@ def main(
     if emodb_folder is not None:
         rows = voices(found, emodb_folder)
         typer.echo(markdown([line for line in table(found, rows) if line["clips"]]))
+    if facekit is not None:
+        typer.echo(json.dumps(head_errors(facekit)))
     if neutral is not None:
         typer.echo(json.dumps(false_cues(found, neutral)))
 

@@ -174,7 +174,7 @@ def test_two_people_are_told_apart_and_each_has_the_face_of_their_own_clip(tower
 
 
 def test_events_begin_and_end_when_the_muscles_do(tower) -> None:
-    """Within two or three frames of where the known intensity passes its half; measured on all: .07 s and .06 s, median."""
+    """Where the known intensity passes its half, within three frames; over all clips .07 s and .06 s, median."""
     late = []
     for clip in sorted(EXAMPLES.glob("*.mp4"))[::2]:
         truth = json.loads(clip.with_suffix(".json").read_text())

@@ -11,12 +11,12 @@ Followed: each face of a frame goes to the person whose last face it overlaps mo
 one that is a face's width or more from anybody is somebody new. A person who leaves and comes back to the same
 place keeps the number. Who is who after a cut is not known: faces are not compared by looks.
 
-Head: with points as of a flat face (eyes 1 apart) and a nose that stands DEPTH before it, in a face turned upright
+Head: with points as of a flat face (eyes 1 apart) and a nose that stands before it, in a face turned upright,
 
-    tilt = angle of the eyes     turn = atan(nose sideways / DEPTH)     nod = atan((nose below the eyes - LOW) / DEPTH)
+    tilt = angle of the eyes   turn = atan(nose sideways / DEPTH[0])   nod = atan((nose below the eyes - LOW) / DEPTH[1])
 
-in degrees, against the person's own median in the clip, because noses differ. Turn and nod are rough: the mouth is left
-out of the nod, since a smile moves it, and no truth was at hand to measure them against.
+in degrees, against the person's own median in the clip, because noses differ. The mouth is left out of the nod, since
+a smile moves it. `docs/cues.md` has the errors on rendered heads.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ HEAD = (  # movement in each direction of turn, nod, tilt: the angle grows, the 
     ("AU55 head tilt left", "AU56 head tilt right"),
 )
 HEAD_DEG = 8.0  # a movement that people see; idle heads sway by less
-DEPTH = 0.5  # of the distance of the eyes: how far a nose stands before the plane of eyes and mouth
+DEPTH = (0.62, 0.5)  # of the distance of the eyes: how far a nose stands out, as turn and nod move it (rendered heads)
 LOW = 0.555  # how far it is below the eyes, in the same unit (`faces.FIVE`)
 SIDE = 288  # px of the canvas on which faces are looked for, as in the default model
 BLOCK = 16  # frames that go through the tower together
@@ -106,7 +106,7 @@ def face_tower() -> FaceTower:
 def face_records(clip: Clip) -> list[CueRecord]:
     """The records of all faces; one record that says so if there is none. The clip has a picture."""
     assert clip.frames is not None
-    people = followed(list(_faces(face_tower(), clip.frames)))
+    people = followed(list(faces_of(face_tower(), clip.frames)))
     least = min(LEAST_FRAMES, len(clip.frames))
     people = [person for person in people if len(person.frames) >= least]
     if not people:
@@ -140,7 +140,7 @@ def _distance(a: Face, b: Face) -> float:
     return float(np.abs(a.box - b.box).max() / max(width, 1e-6))
 
 
-def _faces(tower: FaceTower, frames: np.ndarray) -> Iterator[list[Face]]:
+def faces_of(tower: FaceTower, frames: np.ndarray) -> Iterator[list[Face]]:
     """All faces of each frame, uint8 (T, H, W, 3)."""
     import torch
 
@@ -201,13 +201,13 @@ def head_angles(points: np.ndarray) -> tuple[float, float, float]:
 
     >>> upright = np.array([[-0.5, -0.472], [0.5, -0.472], [0.1, 0.083], [-0.417, 0.583], [0.417, 0.583]])
     >>> [round(angle) for angle in head_angles(upright)]
-    [11, -1, 0]
+    [9, -1, 0]
     """
     places = points @ np.array([1, 1j])  # (5,) complex
     eyes, mouth, nose = places[:2].mean(), places[3:].mean(), places[2]
     across = places[1] - places[0]
     below = (nose - eyes) / across  # in a face turned upright
     middle = (mouth - eyes) / across
-    turn = np.arctan((below - middle * (below.imag / middle.imag)).real / DEPTH)
-    nod = np.arctan((below.imag * np.cos(turn) - LOW) / DEPTH)  # the eyes of a turned head are seen closer together
+    turn = np.arctan((below - middle * (below.imag / middle.imag)).real / DEPTH[0])
+    nod = np.arctan((below.imag * np.cos(turn) - LOW) / DEPTH[1])  # the eyes of a turned head are seen closer together
     return float(np.degrees(turn)), float(np.degrees(nod)), float(np.degrees(np.angle(across)))
