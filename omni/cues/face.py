@@ -13,7 +13,7 @@ place keeps the number. Who is who after a cut is not known: faces are not compa
 
 Head: with points as of a flat face (eyes 1 apart) and a nose that stands before it, in a face turned upright,
 
-    tilt = angle of the eyes   turn = atan(nose sideways / DEPTH[0])   nod = atan((nose below the eyes - LOW) / DEPTH[1])
+    tilt = angle of the eyes   turn = atan(nose sideways / DEPTH[0])  nod = atan((nose below the eyes - LOW) / DEPTH[1])
 
 in degrees, against the person's own median in the clip, because noses differ. The mouth is left out of the nod, since
 a smile moves it. `docs/cues.md` has the errors on rendered heads.
