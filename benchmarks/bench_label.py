@@ -5,8 +5,9 @@
 The plain loop is what R1-Omni's evaluation script does: a clip at a time is decoded, goes through the towers, and
 `generate` writes the answer after a run of the prompt with the logits of the whole vocabulary at every position; the
 label is what the text says. Ours is `omni label`, journal and table included: clips decoded ahead in a process of their
-own, packed weights, answers written together, where one that ends makes room for the next; beside the text it gives a probability of every label, which the plain loop does not. The
-towers are the same for both, at the sound's own length. Both write the same label for every clip, which is asserted.
+own, packed weights, answers written together, where one that ends makes room for the next; beside the text it gives a
+probability of every label, which the plain loop does not. The towers are the same for both, at the sound's own length.
+Both write the same label for every clip, which is asserted.
 
 The clips are those of examples/clips, as often as needed, each with other bytes behind its end, so that none is a copy.
 Ours runs first, since the peak of a process's memory never falls. CPU-seconds include those of the decoding process.
@@ -184,7 +185,7 @@ def main(
         f"generation           {our_phases.wall['generation']:.2f} s; reading the weights alone takes {limit:.2f} s"
     )
     typer.echo(
-        f"{result['ratio']} x as fast, with {result['cpu_ratio']} x fewer CPU-seconds; labels equal: {found == expected}"
+        f"{result['ratio']} x as fast, {result['cpu_ratio']} x fewer CPU-seconds; labels equal: {found == expected}"
     )
     if as_json:
         typer.echo(json.dumps(result))
