@@ -2,7 +2,8 @@
 
     EXPORT (Label Studio's "JSON") of tasks that omni export wrote
       ─► OUT    a manifest for train_sft.py, one row for each task that was annotated:
-                clip, label, rationale, question; extra: review (confirmed | corrected), annotators, agreeing
+                clip, label, rationale, question; extra: review (confirmed | corrected), annotators, agreeing,
+                text (the words of the clip, as the model was told them)
       ─► PAIRS  JSON lines, one for each distinct answer that differs from the model's:
                 clip, question, chosen, rejected, annotator, changed ([label, rationale]), model, sha256
 
@@ -32,7 +33,15 @@ from .errors import ManifestError
 from .journal import Row, replace_file
 from .manifest import Example, write_manifest
 
-MODEL = ("clip", "sha256", "question", "label", "thought", "model")  # fields of data.omni that are used here
+MODEL = (
+    "clip",
+    "sha256",
+    "question",
+    "label",
+    "thought",
+    "model",
+    "transcript",
+)  # fields of data.omni that are used here
 
 
 class Said(NamedTuple):
@@ -197,6 +206,7 @@ def _example(model: Row, given: Sequence[Annotation], best: Sequence[Annotation]
     label, rationale = best[0].said
     review = "corrected" if best[0].changed else "confirmed"
     extra = {"review": review, "annotators": len(given), "agreeing": len(best)}
+    extra |= {"text": model["transcript"]} if model["transcript"] else {}
     return Example(_clip(model, root), label, rationale or None, model["question"], extra)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from omni.label_table import FORMATS, encode_table
 from omni.manifest import read_manifest
 
 Row = dict[str, Any]
+CLIPS = Path(__file__).parent.parent / "examples" / "clips"
 PROBABILITIES = {"angry": 0.2, "happy": 0.7, "sad": 0.1}
 
 
@@ -243,3 +245,170 @@ def test_a_sharegpt_row_asks_with_its_clip_and_answers_with_tags(tmp_path: Path)
         assert parse_answer(said["content"]).well_formed
     assert "Emotions: angry, happy, sad" in video["messages"][0]["content"]
     assert parse_answer(wide["messages"][1]["content"]).label == "wistful"
+
+
+# And back
+
+
+def said(label: str | None = None, rationale: str | None = None, *, by: Any = 1, **more: Any) -> Row:
+    """What a person changed of a prediction; None leaves the model's."""
+    return {"label": label, "rationale": rationale, "by": by, "more": more}
+
+
+def annotation(task: Row, person: Row, number: int) -> Row:
+    """An annotation as Label Studio exports it, made from the prediction by changing what the person changed."""
+    result = copy.deepcopy(task["predictions"][0]["result"])
+    for region in result:
+        changed = person.get(region["from_name"])
+        if changed is not None:
+            region["value"] = {name: [changed] for name in region["value"]}
+            region["origin"] = "prediction-changed"
+    facts = {"id": number, "completed_by": person["by"], "was_cancelled": False, "ground_truth": False}
+    return facts | {"updated_at": f"2026-11-27T02:00:{number:02}Z", "result": result} | person["more"]
+
+
+def corrected(folder: Path, *rows_and_people: tuple[Row, list[Row]]) -> Path:
+    """Label Studio's JSON export of the tasks that people annotated."""
+    exports = []
+    for number, (row, people) in enumerate(rows_and_people, start=1):
+        (task,), _ = tasks_of(folder, row)
+        annotations = [annotation(task, person, index) for index, person in enumerate(people, start=1)]
+        exports.append({"id": number, "data": task["data"], "annotations": annotations})
+    path = folder / "export.json"
+    path.write_text(json.dumps(exports), encoding="utf-8")
+    return path
+
+
+def imported(folder: Path, export: Path) -> tuple[Imported, list[Any], list[Row]]:
+    """What was counted, the manifest, the pairs."""
+    out, pairs = folder / "manifest.jsonl", folder / "manifest.pairs.jsonl"
+    counts = import_corrections(export, out, pairs, folder)
+    return counts, read_manifest(out), [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_corrected_answer_becomes_a_row_and_is_preferred_to_the_models(tmp_path: Path) -> None:
+    export = corrected(tmp_path, (answered("a.mp4"), [said("sad", "The lips press.")]))
+    counts, (row,), (pair,) = imported(tmp_path, export)
+    assert counts == Imported(confirmed=0, corrected=1, pairs=1, unanswered=0, disputed=0)
+    assert (row.clip, row.label, row.rationale) == (tmp_path / "a.mp4", "sad", "The lips press.")
+    assert (row.question, row.extra["review"]) == ("Which emotion?", "corrected")
+    assert pair["chosen"] == format_answer("sad", "The lips press.")
+    assert pair["rejected"] == format_answer("happy", "The lips smile.")
+    assert (pair["changed"], pair["annotator"]) == (["label", "rationale"], "1")
+
+
+@pytest.mark.parametrize("changed", ["label", "rationale"])
+def test_one_part_changed_keeps_the_other_and_is_named(changed: str, tmp_path: Path) -> None:
+    new = {"label": "sad", "rationale": "The lips press."}
+    _, (row,), (pair,) = imported(tmp_path, corrected(tmp_path, (answered("a.mp4"), [said(**{changed: new[changed]})])))
+    whole = {"label": "happy", "rationale": "The lips smile."} | {changed: new[changed]}
+    assert {"label": row.label, "rationale": row.rationale} == whole
+    assert pair["changed"] == [changed]
+
+
+def test_the_cold_start_learns_the_humans_words_from_the_manifest(tmp_path: Path) -> None:
+    from omni.collate import RowOptions, encode_examples, sft_rows
+    from omni.features import FeatureCache
+    from omni.tiny import tiny
+
+    shutil.copy(CLIPS / "happy.mp4", tmp_path / "a.mp4")
+    row = answered("a.mp4", transcript="I made it.")
+    imported(tmp_path, corrected(tmp_path, (row, [said("sad", "The lips press.")])))
+    encoded, left_out = encode_examples(
+        [str(tmp_path / "manifest.jsonl")], FeatureCache(tmp_path / "features", *tiny())
+    )
+    rows = sft_rows(encoded, RowOptions(misread=0, blind=0, mute=0, nothing=0, words=1))
+    assert not left_out
+    reasoned, bare = sorted(map(str, rows), key=len, reverse=True)
+    assert repr(format_answer("sad", "The lips press."))[1:-1] in reasoned
+    assert format_answer("sad") in bare
+    assert '"I made it."' in reasoned
+
+
+def test_a_confirmed_answer_is_a_row_and_no_pair(tmp_path: Path) -> None:
+    row = answered("a.mp4", thought="The lips\n smile.", evidence=[cue("smile", 0.5, 1.2)])
+    counts, (example,), pairs = imported(tmp_path, corrected(tmp_path, (row, [said()])))
+    assert (counts.confirmed, pairs) == (1, [])
+    assert (example.label, example.rationale, example.extra["review"]) == ("happy", "The lips smile.", "confirmed")
+
+
+def test_skipped_and_empty_annotations_are_left_out_and_counted(tmp_path: Path) -> None:
+    skipped = said("sad", was_cancelled=True)
+    taken_back = [said("sad"), said("sad", was_cancelled=True)]
+    tasks = [(answered("a.mp4"), people) for people in ([skipped], [], taken_back, [said(result=[])])]
+    counts, rows, pairs = imported(tmp_path, corrected(tmp_path, *tasks))
+    assert (counts.unanswered, rows, pairs) == (4, [], [])
+    assert counts.lines()[1] == "left out: 4 skipped or without a label"
+
+
+def test_the_majority_of_annotators_decides_and_makes_one_pair_for_each_answer(tmp_path: Path) -> None:
+    people = [said("sad", by=1), said("angry", by=2), said("sad", "The lips press.", by={"id": 3}), said("sad", by=4)]
+    counts, (row,), pairs = imported(tmp_path, corrected(tmp_path, (answered("a.mp4"), people)))
+    assert (row.label, row.rationale) == ("sad", "The lips press.")
+    assert (row.extra["annotators"], row.extra["agreeing"], counts.pairs) == (4, 3, 2)
+    chosen = {format_answer("sad", "The lips press."), format_answer("sad", "The lips smile.")}
+    assert {pair["chosen"] for pair in pairs} == chosen
+
+
+def test_without_a_majority_a_task_is_left_out_unless_one_answer_is_ground_truth(tmp_path: Path) -> None:
+    split = [said("sad", by=1), said("angry", by=2)]
+    settled = [said("sad", by=1), said("angry", by=2, ground_truth=True)]
+    export = corrected(tmp_path, (answered("a.mp4"), split), (answered("b.mp4"), settled))
+    counts, (row,), pairs = imported(tmp_path, export)
+    assert (counts.disputed, row.clip.name, row.label, len(pairs)) == (1, "b.mp4", "angry", 1)
+
+
+def test_an_annotator_who_thinks_again_counts_once(tmp_path: Path) -> None:
+    people = [said("sad", by=1), said("sad", by=1), said("angry", by=1), said("angry", by=2)]
+    _, (row,), _ = imported(tmp_path, corrected(tmp_path, (answered("a.mp4"), people)))
+    assert (row.label, row.extra["annotators"]) == ("angry", 2)
+
+
+def test_an_open_vocabulary_and_answers_without_reasons_come_back_too(tmp_path: Path) -> None:
+    wide = answered("a.mp4", labels=None, label="wistful", confidence=None)
+    bare = answered("b.mp4", thought="", think=False)
+    _, rows, pairs = imported(tmp_path, corrected(tmp_path, (wide, [said("calm")]), (bare, [said("sad")])))
+    assert [(row.label, row.rationale) for row in rows] == [("calm", "The lips smile."), ("sad", None)]
+    assert pairs[1]["rejected"] == format_answer("happy")
+
+
+def test_what_is_no_export_of_ours_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    tagged = corrected(tmp_path, (answered("a.mp4"), [said(None, "</think>")])).read_text(encoding="utf-8")
+    export = tmp_path / "export.json"
+    for content, advice in [
+        ("label,rationale\n", "Choose Export, JSON"),
+        ('{"id": 1}', "Choose Export, JSON"),
+        ('[{"id": 1, "label": "sad"}]', "not JSON-MIN"),
+        ('[{"id": 7, "data": {}, "annotations": []}]', "task 7 .* that omni export wrote"),
+        (tagged, "task 1: .*Edit it in Label Studio"),
+    ]:
+        export.write_text(content, encoding="utf-8")
+        with pytest.raises(ManifestError, match=advice):
+            imported(tmp_path, export)
+    assert not (tmp_path / "manifest.jsonl").exists()
+
+
+def test_label_studios_own_converter_reads_what_we_read(tmp_path: Path) -> None:
+    converter = pytest.importorskip("label_studio_sdk.converter.converter").Converter
+    interface = pytest.importorskip("label_studio_sdk.label_interface").LabelInterface
+    row = answered("a.mp4", evidence=[cue("smile", 0.5, 1.2)])
+    (_,), config = tasks_of(tmp_path, row)
+    export = corrected(tmp_path, (row, [said("sad", "The lips press.")]))
+    (task,) = json.loads(export.read_text(encoding="utf-8"))
+    assert interface(config).validate_annotation(task["annotations"][0])
+    page = converter(config, str(tmp_path), download_resources=False)
+    page.convert(str(export), str(tmp_path / "theirs"), "CSV", is_dir=False)
+    (theirs,) = csv.DictReader((tmp_path / "theirs" / "result.csv").read_text(encoding="utf-8").splitlines())
+    _, (ours,), _ = imported(tmp_path, export)
+    assert (theirs["label"], theirs["rationale"]) == (ours.label, ours.rationale)
+
+
+def test_the_command_writes_manifest_and_pairs_and_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corrected(tmp_path, (answered("clips/a.mp4"), [said("sad")]), (answered("clips/b.mp4"), [said()]))
+    assert main(["import-corrections", "export.json", "--out", "clips/manifest.jsonl"]) == 0
+    assert capsys.readouterr().err == "2 rows: 1 confirmed, 1 corrected; 1 preference pairs\n"
+    assert [row.clip.name for row in read_manifest("clips/manifest.jsonl")] == ["a.mp4", "b.mp4"]
+    assert len(Path("clips/manifest.pairs.jsonl").read_text(encoding="utf-8").splitlines()) == 1
