@@ -287,7 +287,10 @@ def export(
     ] = Path("."),
     debug: Debug = False,
 ) -> None:
-    """Export a table of labels to the tools that people annotate in. Rows with errors are left out."""
+    """Export labels to the tools that people annotate in.
+
+    Rows with errors are left out.
+    """
     from .export import export_table
 
     done = export_table(table, to, out, root)
@@ -305,7 +308,10 @@ def import_corrections(
     root: Annotated[Path, typer.Option(help="Relative clips start here, as in omni export.")] = Path("."),
     debug: Debug = False,
 ) -> None:
-    """Turn what people corrected in Label Studio into training rows and preference pairs."""
+    """Turn Label Studio corrections into training rows.
+
+    Where people and model differ, also into preference pairs.
+    """
     from .corrections import import_corrections as run
 
     typer.echo("\n".join(run(export, out, pairs or out.with_suffix(".pairs.jsonl"), root).lines()), err=True)

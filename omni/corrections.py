@@ -30,18 +30,9 @@ from typing import Any, NamedTuple
 
 from .answer import format_answer
 from .errors import ManifestError
+from .export.label_studio import KEPT
 from .journal import Row, replace_file
 from .manifest import Example, write_manifest
-
-MODEL = (
-    "clip",
-    "sha256",
-    "question",
-    "label",
-    "thought",
-    "model",
-    "transcript",
-)  # fields of data.omni that are used here
 
 
 class Said(NamedTuple):
@@ -148,7 +139,7 @@ def _model(task: Row, path: str | Path) -> Row:
     if not isinstance(task.get("data"), dict) or not isinstance(task.get("annotations"), list):
         raise _foreign(path)
     told = task["data"].get("omni")
-    if not isinstance(told, dict) or not told.keys() >= set(MODEL):
+    if not isinstance(told, dict) or not told.keys() >= set(KEPT):
         raise ManifestError(
             f"{path}: task {task.get('id')} has no data.omni, so what the model said is unknown. "
             "Import into Label Studio the tasks.json that omni export wrote.",

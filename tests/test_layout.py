@@ -124,6 +124,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         "import omni",
         "import omni.answer, omni.emotions, omni.manifest, omni.metrics, omni.clip, omni.cues, omni.label",
+        "import omni.corrections, omni.export",
         "import rewards.format, rewards.accuracy",
         "from omni.cli import main; main(['--help'])",
         "from omni.cli import main; main(['ask', '--help']); main(['label', '--help'])",

@@ -4,8 +4,8 @@
                    "predictions": [{"model_version": …, "score": confidence, "result": [label, rationale, cues…]}]}]
     config.xml   Video "clip", Choices "label", TextArea "rationale", TimelineLabels "evidence"
 
-In an open vocabulary there is no list to choose from, so "label" is a TextArea. Without any evidence with a time there
-is no timeline. The least certain rows come first in the file, and Label Studio can sort by `score` as well.
+In an open vocabulary there is no list to choose from, so "label" is a TextArea. Without any evidence there is no
+timeline. The least certain rows come first in the file, and Label Studio can sort by `score` as well.
 `data.omni` is what the model said: `omni/corrections.py` compares a human's answer with it, since an export need not
 hold the predictions.
 
@@ -30,7 +30,7 @@ from .evidence import Span, clip_path, spans, xml_text
 
 RATE = 25  # frames a second on the page's timeline
 URL = "/data/local-files/?d="
-KEPT = ("clip", "sha256", "question", "label", "thought", "think", "modalities", "transcript", "model", "model_sha256")
+KEPT = ("clip", "sha256", "question", "label", "thought", "transcript", "model")  # in data.omni
 
 
 def label_studio_files(rows: Sequence[Row], root: Path) -> Mapping[str, bytes]:
