@@ -6,6 +6,8 @@
     omni serve                        OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
     omni cues CLIP                    what can be measured of a clip without a language model
+    omni export TABLE --to FORMAT     such a table → Label Studio, ELAN, a flat .csv, ShareGPT
+    omni import-corrections EXPORT    what people corrected in Label Studio → a manifest and preference pairs
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni report RUN                   the curves of a training run, as one HTML file
@@ -308,6 +310,46 @@ def cues(
         typer.echo(json.dumps(found, ensure_ascii=_block() == "#"))
     else:
         typer.echo(timeline.told(records))
+
+
+@app.command()
+def export(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="What omni label wrote to --out.")],
+    to: Annotated[str, typer.Option(help="label-studio, elan, csv or sharegpt.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A folder for label-studio and elan, else a file.", show_default=False)],
+    root: Annotated[
+        Path, typer.Option(help="Relative clips start here; for label-studio the folder that it serves.")
+    ] = Path("."),
+    debug: Debug = False,
+) -> None:
+    """Export labels to the tools that people annotate in.
+
+    Rows with errors are left out.
+    """
+    from .export import export_table
+
+    done = export_table(table, to, out, root)
+    left_out = f"; {done.errors} left out, their status is error" if done.errors else ""
+    typer.echo(f"{done.rows} rows written to {out}{left_out}", err=True)
+
+
+@app.command()
+def import_corrections(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Label Studio's export as JSON.")],
+    out: Annotated[Path, typer.Option(help="A manifest for train_sft.py.", show_default=False)],
+    pairs: Annotated[
+        Path | None, typer.Option(help="Preference pairs as JSON lines. Default: OUT with .pairs.jsonl at its end.")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Relative clips start here, as in omni export.")] = Path("."),
+    debug: Debug = False,
+) -> None:
+    """Turn Label Studio corrections into training rows.
+
+    Where people and model differ, also into preference pairs.
+    """
+    from .corrections import import_corrections as run
+
+    typer.echo("\n".join(run(export, out, pairs or out.with_suffix(".pairs.jsonl"), root).lines()), err=True)
 
 
 @app.command("eval")

@@ -65,7 +65,7 @@ def _to_csv(rows: list[Row], names: list[str]) -> bytes:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_cell(row[name]) for name in names] for row in rows)
+    writer.writerows([csv_cell(row[name]) for name in names] for row in rows)
     return file.getvalue().encode(errors="replace")
 
 
@@ -74,9 +74,10 @@ def _from_csv(content: bytes) -> list[Row]:
     return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
 
 
-def _cell(value: Any) -> str:
-    """
-    >>> [_cell(value) for value in (None, "=1+1", "-5", True, ["video"], "It's")]
+def csv_cell(value: Any) -> str:
+    """A value as a cell that no spreadsheet runs as a formula.
+
+    >>> [csv_cell(value) for value in (None, "=1+1", "-5", True, ["video"], "It's")]
     ['', "'=1+1", '-5', 'true', '["video"]', "It's"]
     """
     if value is None:
