@@ -6,8 +6,8 @@
                                    panel.js      probabilities, reasons with verdicts, each sense by itself
                                    recorder.js   camera and microphone, after a click
 
-Ours and not Gradio, whose page has inline scripts (so no strict Content-Security-Policy), asks cdnjs and Google's fonts,
-counts its users unless told not to, and has no camera in its chat.
+Ours and not Gradio, whose page has inline scripts (so no strict Content-Security-Policy), asks cdnjs and Google's
+fonts, counts its users unless told not to, and has no camera in its chat.
 
 The files are read once, when the server starts, and are what they are: no path of a request becomes a path of a file.
 They hold nothing secret, so they need no key; the page asks for it and keeps it in memory. Everything that the model
@@ -16,6 +16,7 @@ writes is put into the page as text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def _documents() -> Path:
 def _read() -> dict[str, PageFile]:
     files = [*FOLDER.iterdir(), *(_documents() / name for name in DOCUMENTS)]
     found = {f"/page/{path.name}": PageFile(path.read_bytes(), TYPES[path.suffix]) for path in files}
-    return {"/": found.pop("/page/page.html"), **found}
+    return {"/": found.pop("/page/page.html"), "/favicon.ico": found["/page/icon.svg"], **found}
 
 
 PAGE = _read()  # path of a request → file
@@ -67,9 +68,12 @@ PAGE = _read()  # path of a request → file
 
 def add_page(app: FastAPI) -> None:
     """Add the routes of the page; they are no part of the API's description."""
+    for path, file in PAGE.items():
+        app.add_api_route(path, _sender(file), include_in_schema=False)
 
-    def sent(file: PageFile) -> Response:
+
+def _sender(file: PageFile) -> Callable[[], Response]:
+    def send() -> Response:
         return Response(file.body, media_type=file.media_type, headers=HEADERS)
 
-    for path, file in PAGE.items():
-        app.add_api_route(path, lambda file=file: sent(file), include_in_schema=False)
+    return send

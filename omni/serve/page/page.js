@@ -10,7 +10,7 @@ const QUESTION = $("question").placeholder;
 
 let model = null; // the name, once the server has told it
 let clip = null; // { file, id }: the file, and its id once it is on the server
-let turns = []; // { question, thought, content, emotion }
+let turns = []; // { question, thought, content, emotion, view }
 let dropped = 0; // of the oldest turns, which the model can no longer take
 let asking = null; // aborts the answer that is being written
 let shown = null; // the turn whose answer stands in the panel
@@ -40,6 +40,7 @@ function forget() {
   if (clip) clip.id = null;
 }
 
+$("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => {
   choose($("file").files[0]);
   $("file").value = ""; // so that the same file can be chosen again
@@ -69,13 +70,13 @@ $("stop").addEventListener("click", () => asking.abort());
 
 async function ask(question) {
   const turn = { question, thought: "", content: "", emotion: null };
-  const view = viewOf(turn);
+  const view = (turn.view = viewOf(turn));
   const { signal } = (asking = new AbortController());
   $("log").append(view.element);
   busy(true);
   fault("");
   try {
-    await write(turn, view, signal);
+    await write(turn, signal);
     signal.throwIfAborted(); // another clip was chosen meanwhile
     turns.push(turn);
     $("question").value = "";
@@ -92,7 +93,7 @@ async function ask(question) {
 }
 
 /** Let the server write the answer of a turn. */
-async function write(turn, view, signal) {
+async function write(turn, signal) {
   const asked = clip;
   model ??= await api.model();
   say(asked.id ? "Looking and listening…" : "Uploading the clip…");
@@ -105,12 +106,12 @@ async function write(turn, view, signal) {
       turn.content += delta.content ?? "";
       turn.emotion = delta.emotion ?? null;
       if (turn.thought || turn.content) say("Writing…");
-      view.update();
+      turn.view.update();
     }
   } catch (error) {
     if (!canAskAgain(error, asked)) throw error;
     [turn.thought, turn.content] = ["", ""];
-    await write(turn, view, signal);
+    await write(turn, signal);
   }
 }
 
@@ -121,6 +122,7 @@ function canAskAgain(error, asked) {
     return true;
   }
   if (error.code === "context_length_exceeded" && dropped < turns.length) {
+    turns[dropped].view.forget();
     dropped += 1;
     return true;
   }
@@ -165,6 +167,9 @@ function viewOf(turn) {
       content.append(button);
       element.removeAttribute("aria-busy");
       scroll();
+    },
+    forget() {
+      question.textContent += "\n(The model no longer sees this: the conversation has outgrown it.)";
     },
   };
 }
