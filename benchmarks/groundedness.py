@@ -50,8 +50,7 @@ def answered(model, processor, clips: Sequence[ClipFeatures]) -> list[Answer]:
 def shares(clips: Sequence[ClipFeatures], thoughts: Sequence[str], cues: Sequence[ClipCues]) -> dict:
     """The shares of `omni.grounding`, as values and counts."""
     checked = [[asdict(claim) for claim in check(t, c)] for t, c in zip(thoughts, cues, strict=True)]
-    found = grounding(zip([clip.modalities for clip in clips], checked, strict=True))
-    return {name: [portion.value, *portion] for name, portion in found._asdict().items()}
+    return grounding(zip([clip.modalities for clip in clips], checked, strict=True)).values()
 
 
 def strangers(answers: Sequence[Answer]) -> list[str]:
@@ -63,9 +62,7 @@ def strangers(answers: Sequence[Answer]) -> list[str]:
     return [answers[after[i]].thought for i in range(len(answers))]
 
 
-def main(
-    manifest: Path, out: Path, features: Path = Path("features"), model: str = "default", limit: int = 0
-) -> None:
+def main(manifest: Path, out: Path, features: Path = Path("features"), model: str = "default", limit: int = 0) -> None:
     """Ask, check and write one JSON file."""
     net, processor = load(model)
     cache = FeatureCache(features, net, processor)

@@ -5,6 +5,7 @@
     omni chat [CLIP]                  many questions about one clip, from the keyboard or a pipe
     omni serve                        OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
+    omni cues CLIP                    what can be measured of a clip without a language model
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni report RUN                   the curves of a training run, as one HTML file
@@ -276,6 +277,36 @@ def label(
         raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(3)
+
+
+@app.command()
+def cues(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP|MANIFEST", help="A clip; or, with --out, a manifest of clips.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw the records over time into this picture.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the manifest with a column of cues.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure action units, head and voice over time, without a language model.
+
+    With a manifest: measure every clip, for the reward `cues`.
+    """
+    from .cues import timeline
+
+    _offline("default")
+    if out is not None:
+        timeline.measure_manifest(clip, out)
+        return
+    media = timeline.read_closely(clip)
+    with _status("Measuring…"):
+        records = timeline.cue_timeline(media)
+    if plot is not None:
+        timeline.draw(media, records, plot)
+    if as_json:
+        found = {"clip": str(clip), "duration_s": media.duration, "records": [record.to_dict() for record in records]}
+        typer.echo(json.dumps(found, ensure_ascii=_block() == "#"))
+    else:
+        typer.echo(timeline.told(records))
 
 
 @app.command("eval")

@@ -102,7 +102,7 @@ def measured(clip: ClipFeatures) -> ClipCues:
         if SENSES[cue.modality] in clip.modalities:
             there[cue.name] = None
     read = reader()
-    if "video" in clip.modalities and clip.features["video"].shape[1] == len(read.face.mean):
+    if "video" in clip.modalities and {"video", "expression"} <= clip.features.keys():  # those of our face tower
         _see(read, np.asarray(clip.features["video"]), np.asarray(clip.times["video"]), there, spans)
     if "audio" in clip.modalities and "prosody" in clip.features:
         _hear(read, np.asarray(clip.features["prosody"]), np.asarray(clip.times["prosody"]), there, spans)

@@ -11,10 +11,24 @@ coverage, and beside that of a text that never looked (the reasons of another cl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from .evidence import SENSES
+from .cues.truth import cue_truth
+from .evidence import SENSES, ClipCues, check
+from .journal import Row
+from .metrics import wilson
+
+NAMES = {
+    "groundedness": "groundedness",
+    "contradicted": "contradicted",
+    "hallucinated_sense": "hallucinated sense",
+    "coverage": "coverage of senses",
+}
+COLUMNS = ("action_units", "prosody")  # of the manifest of synthetic actors
+Claims = Sequence[Mapping[str, Any]]  # as `Answer.to_dict` has them
 
 
 class Portion(NamedTuple):
@@ -23,44 +37,82 @@ class Portion(NamedTuple):
     part: int
     whole: int
 
-    @property
-    def value(self) -> float | None:
-        """The share; None of nothing."""
-        return self.part / self.whole if self.whole else None
+    def estimate(self) -> dict[str, float] | None:
+        """The share with Wilson's interval; None of nothing."""
+        return {"value": self.part / self.whole} | wilson(*self)._asdict() if self.whole else None
 
 
 class Grounding(NamedTuple):
-    """The shares above, and how many claims an answer makes."""
+    """The shares above, in how many claims of how many answers."""
 
     groundedness: Portion
     contradicted: Portion
     hallucinated_sense: Portion
     coverage: Portion
-    claims_an_answer: Portion
+    claims: int
+    answers: int
+
+    def values(self) -> dict[str, Any]:
+        """As JSON values."""
+        shares = {name: getattr(self, name).estimate() for name in NAMES}
+        return shares | {"claims": self.claims, "answers": self.answers}
 
 
-def grounding(answers: Iterable[tuple[Sequence[str], Sequence[Mapping[str, Any]]]]) -> Grounding:
+def grounding(answers: Iterable[tuple[Sequence[str], Claims]]) -> Grounding:
     """The shares over answers.
 
     Args:
-        answers: of each the senses of its clip, of "video" and "audio", and its claims as `Answer.to_dict` has them.
+        answers: of each the senses of its clip, of "video" and "audio", and its claims.
 
     >>> smile = {"modality": "face", "verdict": "supported"}
     >>> voice = {"modality": "voice", "verdict": "contradicted"}
-    >>> found = grounding([(["video"], [smile, voice]), (["video", "audio"], [smile])])
-    >>> [portion.value for portion in found[:4]]
-    [0.6666666666666666, 0.3333333333333333, 1.0, 0.6666666666666666]
+    >>> grounding([(["video"], [smile, voice]), (["video", "audio"], [smile])])[:4]
+    (Portion(part=2, whole=3), Portion(part=1, whole=3), Portion(part=1, whole=1), Portion(part=2, whole=3))
     """
     answers = list(answers)
     verdicts = [claim["verdict"] for _, claims in answers for claim in claims]
     supported, contradicted = verdicts.count("supported"), verdicts.count("contradicted")
-    named = [{SENSES[claim["modality"]] for claim in claims} for _, claims in answers]
-    had = [set(senses) for senses, _ in answers]
-    lacking = [(claimed, set(SENSES.values()) - senses) for claimed, senses in zip(named, had, strict=True)]
+    pairs = [({SENSES[claim["modality"]] for claim in claims}, set(senses)) for senses, claims in answers]
+    lacking = [(named, gone) for named, senses in pairs if (gone := set(SENSES.values()) - senses)]
     return Grounding(
         Portion(supported, supported + contradicted),
         Portion(contradicted, len(verdicts)),
-        Portion(sum(bool(claimed & gone) for claimed, gone in lacking), sum(bool(gone) for _, gone in lacking)),
-        Portion(sum(len(claimed & senses) for claimed, senses in zip(named, had, strict=True)), sum(map(len, had))),
-        Portion(len(verdicts), len(answers)),
+        Portion(sum(bool(named & gone) for named, gone in lacking), len(lacking)),
+        Portion(sum(len(named & senses) for named, senses in pairs), sum(len(senses) for _, senses in pairs)),
+        len(verdicts),
+        len(answers),
     )
+
+
+def measure_reasons(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """The shares of predictions with reasons, as JSON values; None if there are none.
+
+    Args:
+        rows: answered rows of `predictions.py`, and the other columns of their manifest.
+
+    Returns:
+        `measured`: by the evidence of the rows. `known`: by the columns `action_units` and `prosody`; None without.
+    """
+    rows = [(row, known) for row, known in rows if row["thought"]]
+    if not rows:
+        return None
+    facts = [(row, known) for row, known in rows if known.keys() >= set(COLUMNS)]
+    known = grounding((row["modalities"], _checked(row["thought"], known)) for row, known in facts)
+    measured = grounding((row["modalities"], row["evidence"]) for row, _ in rows)
+    return {"measured": measured.values(), "known": known.values() if facts else None}
+
+
+def reasons_told(found: Mapping[str, Any] | None) -> list[str]:
+    """`measure_reasons` as lines of text."""
+    lines = []
+    for way, values in (found or {}).items():
+        if values and values["claims"]:
+            shares = [f"{said} {values[name]['value']:.3f}" for name, said in NAMES.items() if values[name]]
+            lines.append(f"reasons, {way} cues: {', '.join(shares)}; {values['claims']} claims")
+    return lines
+
+
+def _checked(thought: str, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The claims of a thought, checked against what the manifest knows of a synthetic actor."""
+    units, prosody = (json.loads(x) if isinstance(x, str) and x else x or None for x in map(known.get, COLUMNS))
+    return [asdict(claim) for claim in check(thought, ClipCues(cue_truth(units, prosody), {}))]

@@ -74,7 +74,12 @@ class Fake:
         rest = (1 - self.sure) / (len(ask.space) - 1) if len(ask.space) > 1 else 0.0
         labels = dict.fromkeys(ask.space.labels, rest) | {label: self.sure}
         fields = {"label": label, "confidence": self.sure, "labels": labels, "thought": "A & <b>", "text": text}
-        return fields | {"well_formed": text == format_answer(word), "modalities": ["video"], "warnings": []}
+        return fields | {
+            "well_formed": text == format_answer(word),
+            "modalities": ["video"],
+            "warnings": [],
+            "evidence": [],
+        }
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ LEAVES = {
     "clip",
 }  # what rewards and data may use
 LABEL = {"label", "label_journal", "label_progress", "label_report", "label_row", "label_sources", "label_table"}
-TORCH_FREE = LEAVES | LABEL | {"cli", "clip_reader", "evidence", "grounding", "journal", "lock", "predictions", "report"}
+TORCH_FREE = LEAVES | LABEL | {"cli", "clip_reader", "journal", "lock", "predictions", "report"}
+TORCH_FREE |= {"evidence", "grounding"}
 TORCHLIKE = {"torch", "transformers", "peft", "trl", "accelerate"}
 FILE_LINES = 500
 LONG = {
