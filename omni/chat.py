@@ -26,7 +26,7 @@ from .decoding import Past, Row, Rows, Token, advance, cache_of, shared
 from .emotions import EKMAN7, LabelSpace, label_space
 from .errors import ModelError
 from .features import ClipFeatures, collate, to_device
-from .generate import MAX_NEW_TOKENS, SOURCES, _answer, answer_head, as_features, score_labels, warned
+from .generate import MAX_NEW_TOKENS, SOURCES, answer_head, answer_of, as_features, score_labels, warned
 from .rollout import Prefilled, Sampling
 
 TAG_LENGTH = 12  # characters of the longest tag, with room for a space or two
@@ -356,7 +356,7 @@ def settle(
     parsed = parse_answer(text)
     head = answer_head(parsed, text, think)
     found = probabilities(model, processor, prompt, past, head, space)
-    return _answer(clip, text, head, parsed, found, space, False)
+    return answer_of(clip, text, head, parsed, found, space, False)
 
 
 @torch.inference_mode()

@@ -43,6 +43,9 @@ Usage: omni [OPTIONS] COMMAND [ARGS]...
 
   `omni CLIP [QUESTION]` is short for `omni ask CLIP [QUESTION]`.
 
+  An expression is not a feeling. Not for use at work, in education, or to
+  decide anything about a person: docs/responsible_use.md.
+
 Options:
   --version   Print the version.
   -h, --help  Show this message and exit.
@@ -50,7 +53,7 @@ Options:
 Commands:
   ask      Ask about one clip: reasons to stderr, answer to stdout.
   chat     Talk about one clip: reasons to stderr, answers to stdout.
-  serve    Serve an API about clips that OpenAI's clients can use.
+  serve    Serve a web page and an OpenAI-style API about clips.
   label    Label many clips: a table of labels, probabilities and reasons.
   cues     Measure action units, head and voice over time, without a...
   eval     Measure models on a manifest of clips with known labels.
