@@ -1,10 +1,12 @@
 """The web page at `/`: the files of the folder `page`, plain HTML, CSS and ES modules, with no build step.
 
-    page.html    the page          page.js       what happens when something is pressed
-    page.css     its looks         api.js        our own /v1 routes, the answer as a stream
-    icon.svg                       player.js     the clip, its frames, sound and cues on one line of time
-                                   panel.js      probabilities, reasons with verdicts, each sense by itself
-                                   recorder.js   camera and microphone, after a click
+    page.html, page.css, icon.svg      the page and its looks
+    page.js                            what happens when something is pressed
+    api.js                             our own /v1 routes, the answer as a stream
+    player.js                          the clip, its frames, sound and cues on one line of time
+    panel.js                           probabilities, reasons with verdicts, each sense by itself
+    recorder.js                        camera and microphone, after a click
+    document.html, document.js         two documents of docs/ to read
 
 Ours and not Gradio, whose page has inline scripts (so no strict Content-Security-Policy), asks cdnjs and Google's
 fonts, counts its users unless told not to, and has no camera in its chat.

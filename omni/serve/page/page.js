@@ -20,6 +20,7 @@ let shown = null; // the turn whose answer stands in the panel
 function choose(file) {
   if (!file) return;
   asking?.abort();
+  recorder.close();
   forget();
   clip = { file, id: null };
   [turns, dropped, shown] = [[], 0, null];

@@ -29,7 +29,8 @@ export async function open(file) {
   const [found, wave] = await Promise.all([lengthOf(video), waveOf(file)]);
   if (mine !== clip) return;
   $("unplayable").hidden = found !== null;
-  $("frames-lane").hidden = !video.videoWidth;
+  video.hidden = found === null;
+  $("player").classList.toggle("sound", !video.videoWidth);
   setLength(found ?? wave.seconds ?? 0);
   drawWave(wave);
   if (video.videoWidth) await drawFrames(url, () => mine === clip);

@@ -5,14 +5,29 @@ const KINDS = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"];
 
 const $ = (id) => document.getElementById(id);
 
+let running = null; // the MediaRecorder while it records
+let wanted = false; // whether its recording is to be kept
+
 /** Wire the buttons; `done(file)` is called with each recording. */
 export function wire(done) {
-  $("record").addEventListener("click", () => {
-    $("recorder").hidden = !$("recorder").hidden;
-    $("record").setAttribute("aria-expanded", String(!$("recorder").hidden));
-    if (!$("recorder").hidden) $("start").focus();
-  });
+  $("record").addEventListener("click", () => ($("recorder").hidden ? open() : close()));
   $("start").addEventListener("click", () => record(done).catch((error) => say(reason(error))));
+  $("finish").addEventListener("click", () => running?.stop());
+}
+
+function open() {
+  $("recorder").hidden = false;
+  $("record").setAttribute("aria-expanded", "true");
+  say("");
+  $("start").focus();
+}
+
+/** Put the recorder away; what is being recorded is thrown away. */
+export function close() {
+  wanted = false;
+  running?.stop();
+  $("recorder").hidden = true;
+  $("record").setAttribute("aria-expanded", "false");
 }
 
 function say(text) {
@@ -27,36 +42,45 @@ function reason(error) {
 }
 
 async function record(done) {
+  wanted = true;
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user" }, audio: true });
   const recorder = new MediaRecorder(stream, { mimeType: KINDS.find((kind) => MediaRecorder.isTypeSupported(kind)) });
   const parts = [];
-  let seconds = 0;
-  const clock = setInterval(() => {
-    seconds += 1;
-    say(`Recording, ${seconds} of ${SECONDS} s`);
-    if (seconds === SECONDS) recorder.stop();
-  }, 1000);
+  const clock = countdown(() => recorder.stop());
   recorder.addEventListener("dataavailable", ({ data }) => parts.push(data));
   recorder.addEventListener("stop", () => {
     clearInterval(clock);
     for (const track of stream.getTracks()) track.stop();
     view(null);
-    $("record").click(); // closes the recorder
+    running = null;
+    if (!wanted) return;
     const type = recorder.mimeType.split(";")[0];
     done(new File(parts, `recording.${type.split("/")[1]}`, { type }));
   });
-  $("finish").onclick = () => recorder.stop();
-  recorder.start();
+  running = recorder;
   view(stream);
+  recorder.start();
+  if (!wanted) recorder.stop(); // put away while the browser asked for permission
+}
+
+function countdown(end) {
+  let seconds = 0;
+  say("Recording");
+  return setInterval(() => {
+    seconds += 1;
+    say(`Recording, ${seconds} of ${SECONDS} s`);
+    if (seconds === SECONDS) end();
+  }, 1000);
 }
 
 function view(stream) {
-  say(stream ? "Recording" : "");
   $("live").srcObject = stream;
   $("live").hidden = $("finish").hidden = !stream;
   $("start").hidden = Boolean(stream);
   if (stream) {
     $("live").play();
     $("finish").focus();
+  } else {
+    say("");
   }
 }
