@@ -26,7 +26,7 @@ from .decoding import Past, Row, Rows, Token, advance
 from .emotions import EKMAN7, LabelSpace, label_space
 from .errors import ModelError
 from .features import ClipFeatures, collate, to_device
-from .generate import MAX_NEW_TOKENS, SOURCES, Written, _answer, answer_head, as_features, score_labels, warned
+from .generate import MAX_NEW_TOKENS, SOURCES, Written, answer_head, answer_of, as_features, score_labels, warned
 from .rollout import Sampling
 
 TAG_LENGTH = 12  # characters of the longest tag, with room for a space or two
@@ -356,4 +356,4 @@ def settle(
     parsed = parse_answer(text)
     head = answer_head(parsed, text, think)
     found = score_labels(model, processor, [Written(list(prompt), past)], [head], space)[0]
-    return _answer(clip, text, head, parsed, found, space, False)
+    return answer_of(clip, text, head, parsed, found, space, False)

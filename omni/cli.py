@@ -3,7 +3,7 @@
     omni ask CLIP [QUESTION]          reasons to stderr, the answer to stdout, or one JSON object with --json
     omni CLIP [QUESTION]              the same
     omni chat [CLIP]                  many questions about one clip, from the keyboard or a pipe
-    omni serve                        OpenAI's API about clips over HTTP
+    omni serve                        a web page and OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
     omni cues CLIP                    what can be measured of a clip without a language model
     omni export TABLE --to FORMAT     such a table → Label Studio, ELAN, a flat .csv, ShareGPT
@@ -98,6 +98,9 @@ def _omni(
     """Which emotion does a person in a clip express, and why?
 
     `omni CLIP [QUESTION]` is short for `omni ask CLIP [QUESTION]`.
+
+    An expression is not a feeling. Not for use at work, in education, or to decide anything
+    about a person: docs/responsible_use.md.
     """
 
 
@@ -194,7 +197,7 @@ def serve(
     load_in_4bit: FourBit = False,
     debug: Debug = False,
 ) -> None:
-    """Serve an API about clips that OpenAI's clients can use."""
+    """Serve a web page and an OpenAI-style API about clips."""
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise OmniError("omni serve needs more packages: pip install 'omni-emotion[serve]'", code="no_extra")
     from .serve.settings import Settings, listen
@@ -215,7 +218,9 @@ def serve(
             loaded, processor = _load(model, dtype, load_in_4bit)
             from .serve.server import serve as run
         bound = listening.getsockname()[1]
-        typer.echo(f"http://{host}:{bound}/v1 answers about clips, model {settings.name}. Ctrl-C ends it.", err=True)
+        root = f"http://{host}:{bound}"
+        told = f"{root}/v1 answers about clips, model {settings.name}; {root} is the page. Ctrl-C ends it."
+        typer.echo(told, err=True)
         run(settings, loaded, processor, listening)
 
 

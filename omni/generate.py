@@ -92,7 +92,7 @@ def reason_batch(
     heads = [answer_head(p, text, think) for p, text in zip(parsed, texts, strict=True)]
     scores = score_labels(model, processor, known, heads, space)
     return [
-        _answer(clip, text, head, p, probabilities, space, constrain)
+        answer_of(clip, text, head, p, probabilities, space, constrain)
         for clip, text, head, p, probabilities in zip(encoded, texts, heads, parsed, scores, strict=True)
     ]
 
@@ -353,7 +353,7 @@ def _right_padded(rows: Sequence[list[int]], pad: int, device) -> tuple[Tensor, 
     return ids, torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
 
 
-def _answer(
+def answer_of(
     clip: ClipFeatures,
     text: str,
     head: str,
@@ -362,6 +362,13 @@ def _answer(
     space: LabelSpace,
     constrain: bool,
 ) -> Answer:
+    """Put together what was written about a clip and what was scored after it.
+
+    Args:
+        head: the text up to the label, as of `answer_head`.
+        parsed: the text taken apart.
+        constrain: end it with the best label in its tags where it is malformed.
+    """
     best = max(probabilities, key=probabilities.__getitem__)
     answer = Answer(
         label=best,

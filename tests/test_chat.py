@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import runpy
 import subprocess
 import sys
 import time
@@ -381,13 +380,6 @@ def test_a_model_cannot_steer_the_terminal(talk, talking_clip, monkeypatch) -> N
 
 
 # ---- the Python way ----
-
-
-def test_the_example_runs(actor, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(loading, "load", lambda name: actor)
-    monkeypatch.setattr(sys, "argv", ["chat.py", str(ROOT / "examples/clips/happy.mp4")])
-    runpy.run_path(str(ROOT / "examples/chat.py"))
-    assert capsys.readouterr().out.count(f"  {THOUGHT}\n  happy 1.00\n") == 2
 
 
 def test_importing_omni_is_light_and_gives_the_three_names() -> None:

@@ -43,6 +43,9 @@ Usage: omni [OPTIONS] COMMAND [ARGS]...
 
   `omni CLIP [QUESTION]` is short for `omni ask CLIP [QUESTION]`.
 
+  An expression is not a feeling. Not for use at work, in education, or to
+  decide anything about a person: docs/responsible_use.md.
+
 Options:
   --version   Print the version.
   -h, --help  Show this message and exit.

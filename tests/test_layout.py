@@ -205,6 +205,8 @@ def test_the_wheel_installs_one_name_with_rewards_and_data_below_it(wheel: Path)
         files = {f"{place}/{path.relative_to(folder).as_posix()}" for path in sources(folder)}
         assert files <= names, f"missing from the wheel: {files - names}"
     assert {"omni/py.typed", "omni/cues/lexicon.json", "omni/data/sentences.json"} <= names
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "omni/serve/page").iterdir()}
+    assert page | {"omni/docs/responsible_use.md", "omni/docs/model_card.md"} <= names
     assert not [name for name in names if "__pycache__" in name or "test" in name.split("/")[1]]
 
 
@@ -218,7 +220,8 @@ def test_the_wheel_holds_the_trained_weights_whole(wheel: Path) -> None:
 
 def test_the_installed_wheel_can_be_imported(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path)  # what pip does with a pure wheel
-    code = "import omni, omni.rewards.accuracy, omni.data, omni.data.rationale, omni.cli; print(omni.__file__)"
+    modules = "omni, omni.rewards.accuracy, omni.data, omni.data.rationale, omni.cli, omni.serve.page"
+    code = f"import {modules}; print(omni.__file__)"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

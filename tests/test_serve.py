@@ -322,7 +322,7 @@ def test_the_model_and_the_state_can_be_asked_for(server) -> None:
     metrics = server.http.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain")
     assert "omni_requests_total" in metrics.text and "omni_time_to_first_token_seconds_bucket" in metrics.text
-    assert server.http.get("/").status_code == 404
+    assert server.http.get("/nothing").status_code == 404
 
 
 @pytest.mark.parametrize(

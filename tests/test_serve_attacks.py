@@ -573,10 +573,10 @@ KEYS = [
 ]
 
 
-def test_without_the_key_nothing_but_health_is_told() -> None:
+def test_without_the_key_nothing_but_health_and_the_page_is_told() -> None:
     with served(scripted(), api_key=KEY) as running:
         paths = [
-            "/",
+            "/page",
             "/v1/models",
             "/v1/files",
             "/metrics",
@@ -584,7 +584,7 @@ def test_without_the_key_nothing_but_health_is_told() -> None:
             "/docs",
             "/nothing",
             "/health/",
-            "//health",
+            "/%2fhealth",
         ]
         for value in KEYS:
             headers = {"authorization": value.encode()} if value else {}

@@ -2,6 +2,7 @@
 
     client ─► guard.py        who may ask, how much, how fast; before a body is read
            ─► app.py          the routes; schema.py is what goes in and out, completion.py one chat completion
+           ─► page.py         the web page at /, files that never change
            ─► media.py        a URL, an upload (files.py) or a remote address (fetch.py) ─► a clip in private files
            ─► model_thread.py the one thread in which the model runs, many requests at once
     settings.py what the command line chose; metrics.py what is counted; server.py starts and drains it all

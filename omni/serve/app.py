@@ -3,6 +3,7 @@
 POST /v1/chat/completions        GET /v1/models, /v1/models/{model}        GET /health
 POST /v1/labels                  POST, GET /v1/files                       GET /metrics
                                  GET, DELETE /v1/files/{file_id}           GET /openapi.json
+GET /, /page/…  (page.py)
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from . import schema
 from .completion import Completion
 from .files import Files, Upload
 from .guard import OPEN, Guard
-from .media import Media, Source
+from .media import Media, Source, only
 from .metrics import Metrics
 from .model_thread import Finished, Gone, Job, Line, ModelThread
+from .page import add_page
 from .refusal import Refusal, refusal
 from .settings import Settings
 
@@ -96,6 +98,7 @@ def create_app(settings: Settings, model: Any, processor: Any) -> Any:
     _add_questions(app)
     _add_files(app)
     _add_state(app, metrics)
+    add_page(app)
     _describe(app, settings)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.cors:
@@ -154,7 +157,7 @@ def _add_questions(app: FastAPI) -> None:
         completion = Completion(schema.ChatRequest.model_validate(how), settings_of(app).tokens)
         async with _line(request) as line:
             sampling = completion.sampling(clips.processor.tokenizer) if asked.think else None
-            clip_features = await clips.features(completion.sources)
+            clip_features = only(await clips.features(completion.sources), asked.senses)
             said = [Said("user", completion.said[0].text)]
             clips.thread.submit(Job(line, clip_features, said, completion.space, asked.think, sampling))
             _, end = await _rest(await line.next(), line)

@@ -2,7 +2,7 @@
 
     Host       with no API key, only names of this machine: a page whose name is rebound to 127.0.0.1 is refused
     Origin     a page of another origin is refused, unless --cors names it: "no key needed here" is not for web pages
-    key        `Authorization: Bearer …`, compared in constant time, on every path but /health
+    key        `Authorization: Bearer …`, compared in constant time, on every path but /health and the page's own files
     type       bodies are JSON, for uploads multipart, and not compressed
     body       at most so many bytes, announced or counted, within so many seconds
     place      at most so many requests at once (those being answered, and a queue); then 429 with Retry-After
@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .metrics import Metrics
+from .page import PAGE
 from .refusal import Refusal, busy, refusal
 from .settings import Settings
 
@@ -83,7 +84,7 @@ class Guard:
         if not settings.api_key and not self._is_ours(headers.get("host", "")):
             raise Refusal(403, "This server answers to names of its own machine only. Use 127.0.0.1.", code="bad_host")
         self._check_origin(headers)
-        if settings.api_key and path != OPEN:
+        if settings.api_key and path != OPEN and path not in PAGE:
             scheme, _, key = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(key.strip().encode("utf-8", "replace"), settings.api_key.encode())
             if not right or scheme.lower() != "bearer":

@@ -216,6 +216,19 @@ def combined(clips: Sequence[Clip]) -> Clip:
     )
 
 
+def only(clip: ClipFeatures, senses: Sequence[str]) -> ClipFeatures:
+    """What some senses tell of an encoded clip.
+
+    Raises:
+        Refusal: nothing.
+    """
+    if not set(senses) & set(clip.modalities) and clip.modalities:
+        had = " and ".join(clip.modalities)
+        raise Refusal(400, f"The clip has {had} alone. Ask for that.", code="no_such_sense", param="senses")
+    seen = clip if "video" in senses else clip.blind()
+    return seen if "audio" in senses else seen.mute()
+
+
 def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:

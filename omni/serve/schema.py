@@ -210,6 +210,10 @@ class LabelsRequest(Strict):
     question: Text | None = None
     labels: Labels = "ekman7"
     think: Annotated[bool, Field(description="Write the reasons first; without, one pass of the model.")] = False
+    senses: Annotated[
+        list[Literal["video", "audio"]],
+        Field(min_length=1, max_length=2, description="Judge from these alone, whatever the clip has."),
+    ] = ["video", "audio"]
 
 
 # ---- what comes out ----
