@@ -7,6 +7,7 @@
     omni label SOURCE… --out FILE     many clips → a table
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
+    omni matrix MANIFEST --out DIR    the same model trained with every fusion mechanism, as one table
     omni report RUN                   the curves of a training run, as one HTML file
     omni rewards SAVED.jsonl          rewards over saved completions
     omni import SRC OUT               a released R1-Omni or HumanOmni folder → a model folder of ours
@@ -385,6 +386,48 @@ def probe(
 
 
 @app.command()
+def matrix(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Clips with their true labels, to train on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of rows.jsonl and matrix.md, .json, .svg; run again to resume.")
+    ] = Path("matrix"),
+    test: Annotated[
+        Path | None, typer.Option(help="Clips to measure on. Default: every fourth clip of MANIFEST is kept for that.")
+    ] = None,
+    model: Model = "default",
+    only: Annotated[list[str] | None, typer.Option(help="A mechanism; again for more. Default: all.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of every row, 8 clips each.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of weights, order and draws.")] = 0,
+    labels: Labels = "ekman7",
+    features: Annotated[
+        Path | None, typer.Option(help="Keep encoded clips here. Default: in the folder --out.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of MANIFEST.")] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of --test.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; the tables go to stderr.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train the same model with every fusion mechanism and compare them.
+
+    Each is trained with LoRA and with a frozen language model. Run again to resume.
+    """
+    _offline(model)
+    from .matrix import MatrixOptions
+    from .matrix import matrix as run
+    from .matrix_report import as_json as told
+    from .matrix_report import markdown, write
+
+    options = MatrixOptions(steps=steps, seed=seed, labels=labels)
+    clips = {"features": features, "limit": limit, "test_limit": test_limit}
+    with _status("Loading the model…") as say:
+        found = run(manifest, out, test=test, model=model, only=only or (), options=options, say=say, **clips)
+    write(found, out)
+    typer.echo(markdown(found), err=as_json)
+    if as_json:
+        typer.echo(json.dumps(told(found), ensure_ascii=_block() == "#"))
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The output_dir of a training run.")],
     debug: Debug = False,
@@ -422,7 +465,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{err.format_message().rstrip('.')}. See {command} --help.", 2)
         return _fail(f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1)
     if code == INTERRUPTED:
-        _fail("interrupted. Run the same command again; omni eval or omni label goes on where it stopped.", code)
+        _fail(
+            "interrupted. Run the same command again; omni eval, omni matrix or omni label goes on where it stopped.",
+            code,
+        )
     return code
 
 

@@ -25,6 +25,7 @@ from .clip import Clip
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .features import ClipFeatures, encode_clip, to_device
+from .looks import looks_of
 from .rollout import Prefilled, Sampling, can_roll_out, prefill, roll_out, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
@@ -71,15 +72,15 @@ def reason_batch(
     encoded = [as_features(model, processor, clip) for clip in clips]
     texts = [ask_text(processor, clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
-    encoded = warned(model, encoded, inputs)
+    encoded, looks = warned(model, encoded, inputs), looks_of(model, inputs)
     prompts = prefill(model, inputs)
     written = _write(model, processor, inputs, prompts, max_new_tokens, temperature, seed)
     parsed = [parse_answer(text) for text in written]
     heads = [answer_head(p, text, think) for p, text in zip(parsed, written, strict=True)]
     scores = score_labels(model, processor, prompts, heads, space)
     return [
-        _answer(clip, text, head, p, probabilities, space, constrain)
-        for clip, text, head, p, probabilities in zip(encoded, written, heads, parsed, scores, strict=True)
+        replace(_answer(clip, text, head, p, probabilities, space, constrain), gates=look.gates, maps=look.maps)
+        for clip, text, head, p, probabilities, look in zip(encoded, written, heads, parsed, scores, looks, strict=True)
     ]
 
 
