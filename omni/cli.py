@@ -396,7 +396,7 @@ def matrix(
     ] = None,
     model: Model = "default",
     only: Annotated[list[str] | None, typer.Option(help="A mechanism; again for more. Default: all.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of every row, 8 clips each.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of every row, 8 clips each.")] = 60,
     seed: Annotated[int, typer.Option(help="Of weights, order and draws.")] = 0,
     labels: Labels = "ekman7",
     features: Annotated[
@@ -465,10 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{err.format_message().rstrip('.')}. See {command} --help.", 2)
         return _fail(f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1)
     if code == INTERRUPTED:
-        _fail(
-            "interrupted. Run the same command again; omni eval, omni matrix or omni label goes on where it stopped.",
-            code,
-        )
+        _fail("interrupted. Run the same command again; omni eval, matrix or label goes on where it stopped.", code)
     return code
 
 

@@ -820,7 +820,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path, monkeypatch, c
     assert main(["label", "clips", "--out", "t.csv"]) == 130
     assert capsys.readouterr().err == (
         "2 labelled, 0 errors, 1 in the table already, 3 left: t.csv\n"
-        "omni: interrupted. Run the same command again; omni eval, omni matrix or omni label goes on where it stopped.\n"
+        "omni: interrupted. Run the same command again; omni eval, matrix or label goes on where it stopped.\n"
     )
 
 
