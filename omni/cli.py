@@ -397,6 +397,7 @@ def matrix(
     model: Model = "default",
     only: Annotated[list[str] | None, typer.Option(help="A mechanism; again for more. Default: all.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of every row, 8 clips each.")] = 60,
+    parameters: Annotated[int, typer.Option(min=1, help="Of every adapter, within a tenth.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="Of weights, order and draws.")] = 0,
     labels: Labels = "ekman7",
     features: Annotated[
@@ -417,7 +418,7 @@ def matrix(
     from .matrix_report import as_json as told
     from .matrix_report import markdown, write
 
-    options = MatrixOptions(steps=steps, seed=seed, labels=labels)
+    options = MatrixOptions(steps=steps, parameters=parameters, seed=seed, labels=labels)
     clips = {"features": features, "limit": limit, "test_limit": test_limit}
     with _status("Loading the model…") as say:
         found = run(manifest, out, test=test, model=model, only=only or (), options=options, say=say, **clips)
