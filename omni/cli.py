@@ -419,9 +419,19 @@ def matrix(
     from .matrix_report import markdown, write
 
     options = MatrixOptions(steps=steps, parameters=parameters, seed=seed, labels=labels)
-    clips = {"features": features, "limit": limit, "test_limit": test_limit}
     with _status("Loading the model…") as say:
-        found = run(manifest, out, test=test, model=model, only=only or (), options=options, say=say, **clips)
+        found = run(
+            manifest,
+            out,
+            test=test,
+            model=model,
+            only=only or (),
+            features=features,
+            limit=limit,
+            test_limit=test_limit,
+            options=options,
+            say=say,
+        )
     write(found, out)
     typer.echo(markdown(found), err=as_json)
     if as_json:

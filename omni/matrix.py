@@ -193,8 +193,8 @@ def make_row(name: str, decoder: str, model: str, corpus: Corpus, options: Matri
     torch.manual_seed(options.seed)
     net, processor = load(model, adapter=False, trainable=True)
     net.requires_grad_(False)
-    sizes = {"parameters": options.parameters, "tokens": options.tokens, "bins": options.bins}
-    choose(net, processor, name, gated=(), **sizes)
+    o = options
+    choose(net, processor, name, parameters=o.parameters, tokens=o.tokens, bins=o.bins, gated=())
     fusion, space = net.model.fusion.requires_grad_(True), label_space(options.labels)
     known = align_rows([(e, clip, Path()) for e, clip in corpus.train], space)
     how = AlignOptions(epochs=options.align_epochs, batch=min(64, len(known)), seed=options.seed)

@@ -240,8 +240,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     >>> round(rank_correlation(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.5, 0.6])), 6)
     1.0
     """
-    ranks = [values.argsort().argsort() for values in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1])
 
 
 def deletion(
