@@ -8,6 +8,7 @@
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni matrix MANIFEST --out DIR    the same model trained with every fusion mechanism, as one table
+    omni adapt MANIFEST --out FILE    fit a model to a few clips of a new label set, corpus or annotator
     omni report RUN                   the curves of a training run, as one HTML file
     omni rewards SAVED.jsonl          rewards over saved completions
     omni import SRC OUT               a released R1-Omni or HumanOmni folder → a model folder of ours
@@ -108,6 +109,7 @@ def ask(
     think: Think = True,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Judge from the picture alone.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
+    delta: Annotated[Path | None, typer.Option(help="What omni adapt learned, added to the model.")] = None,
     dtype: Dtype = "auto",
     load_in_4bit: FourBit = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -128,6 +130,10 @@ def ask(
         loaded, processor = _load(model, dtype, load_in_4bit)
         from .generate import reason
 
+        if delta is not None:
+            from .adapt import apply, read_delta
+
+            apply(loaded, read_delta(delta))
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
             media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
@@ -436,6 +442,40 @@ def matrix(
     typer.echo(markdown(found), err=as_json)
     if as_json:
         typer.echo(json.dumps(told(found), ensure_ascii=_block() == "#"))
+
+
+@app.command()
+def adapt(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The few clips with their labels.")],
+    out: Annotated[Path, typer.Option(help="The delta, as safetensors: for omni ask --delta.", show_default=False)],
+    model: Model = "default",
+    labels: Labels = "ekman7",
+    start: Annotated[Path | None, typer.Option(help="A start that --tasks-by has learned.")] = None,
+    tasks_by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Learn a start (Reptile): a task for each value of COLUMN.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps on the clips of a task, 8 clips each.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of order and draws.")] = 0,
+    features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Fit a model to a few labelled clips; what was learned is one small file."""
+    if tasks_by and start:
+        raise OmniError("--tasks-by learns a start and --start takes one. Drop one.", code="bad_argument")
+    with _status("Loading the model…") as say:
+        loaded, processor = _load(model, "auto", False)
+        from . import adapt as fast
+
+        options = fast.AdaptOptions(steps=steps, seed=seed)
+        tasks = fast.read_tasks(manifest, loaded, processor, labels=labels, column=tasks_by, features=features)
+        say("Learning…")
+        if tasks_by:
+            found = fast.reptile(loaded, processor, tasks, options)
+        else:
+            found = fast.adapt(loaded, processor, tasks[0], options, fast.read_delta(start) if start else None)
+    fast.write_delta(out, found)
+    learned = f"a start from {len(tasks)} tasks" if tasks_by else f"{len(tasks[0].clips)} clips"
+    typer.echo(f"{out}: {learned}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()

@@ -37,9 +37,9 @@ MEGABYTE = 2**20
 Clips = Sequence[ClipFeatures]
 
 
-def prompts(model, processor, clips: Clips) -> dict:
-    """Model inputs that end where the label begins; all of one length."""
-    inputs = dict(processor.ask(clips, [QUESTION] * len(clips)))
+def prompts(model, processor, clips: Clips, texts: Sequence[str] | None = None) -> dict:
+    """Model inputs that end where the label begins, asked with these texts or with `QUESTION`."""
+    inputs = dict(processor.ask(clips, texts or [QUESTION] * len(clips)))
     opened = processor.tokenizer("<answer>", add_special_tokens=False, return_tensors="pt").input_ids
     opened = opened.expand(len(clips), -1)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], opened], 1)
@@ -67,11 +67,12 @@ def first_tokens(tokenizer, space: LabelSpace) -> Tensor:
 
 
 @torch.inference_mode()
-def score(model, processor, clips: Clips, first: Tensor) -> np.ndarray:
+def score(model, processor, clips: Clips, first: Tensor, texts: Sequence[str] | None = None) -> np.ndarray:
     """Log-probabilities of the labels, (clips, labels)."""
     found = []
     for i in range(0, len(clips), BATCH):
-        logits = model(**prompts(model, processor, clips[i : i + BATCH]), logits_to_keep=1).logits[:, 0]
+        asked = texts and texts[i : i + BATCH]
+        logits = model(**prompts(model, processor, clips[i : i + BATCH], asked), logits_to_keep=1).logits[:, 0]
         found.append(logits[:, first.to(logits.device)].float().log_softmax(-1).cpu())
     return torch.cat(found).numpy().astype(float)
 
