@@ -4,7 +4,8 @@
 
 Three things are new to the default model: an annotator who believes the face where face and voice of a synthetic actor
 conflict; a label set of four words in which emotions are lumped together; a corpus of real voices (EmoDB's speaker 15,
-and 16 to test on; no clip of the two was in training). Reptile learns its start from other lumpings and annotators on other actors.
+and 16 to test on; no clip of the two was in training). Reptile learns its start from other lumpings and annotators, on
+other actors.
 
     as it is      the model, asked with the new labels
     in context    four of the k clips with their labels in the prompt, as earlier turns

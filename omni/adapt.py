@@ -166,7 +166,8 @@ def learn(model, processor, task: Task, options: AdaptOptions) -> None:
     model.requires_grad_(False)
     fusion.requires_grad_(True)
     optimizer = torch.optim.Adam(fusion.parameters(), options.rate)
-    generator, order = torch.Generator().manual_seed(options.seed), []
+    generator = torch.Generator().manual_seed(options.seed)
+    order: list[int] = []
     for _ in range(options.steps):
         while len(order) < min(options.batch, len(task.clips)):
             order += torch.randperm(len(task.clips), generator=generator).tolist()

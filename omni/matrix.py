@@ -35,7 +35,7 @@ from .emotions import label_space
 from .errors import ManifestError, OmniError
 from .features import ClipFeatures, FeatureCache
 from .fusion import AUX, MECHANISMS
-from .fusion.placement import choose
+from .fusion.placement import choose, width_for
 from .journal import Row, appending, recover
 from .loading import load, new_adapter
 from .manifest import Example, read_manifest
@@ -110,7 +110,7 @@ def matrix(
     options: MatrixOptions = MatrixOptions(),
     say: Callable[[str], None] = lambda text: None,
 ) -> Matrix:
-    """Train and measure the rows that are missing; call it again to go on.
+    """Train and measure the rows that are missing; call it again to go on, or to add other mechanisms.
 
     Args:
         out: folder of rows.jsonl, and of encoded clips unless `features` names another.
@@ -121,7 +121,11 @@ def matrix(
         say: is told what is being done.
 
     Raises:
-        OmniError: an unknown mechanism, a manifest with too few clips, or a label that is not in the space.
+        OmniError: an unknown mechanism or one that cannot have so few or many parameters, a manifest with too few
+            clips, a label that is not in the space, or two that begin alike; all before the first row is made.
+
+    Returns:
+        All rows of the run, also those of earlier calls.
     """
     unknown = [name for name in only if name not in MECHANISMS]
     if unknown:
@@ -129,8 +133,10 @@ def matrix(
     chosen = [name for name in MECHANISMS if not only or name in only or name == "concat"]
     examples = read_manifest(manifest)[:limit]
     others = None if test is None else read_manifest(test)[:test_limit]
+    net, processor = load(model, adapter=False)
+    check(net, processor, chosen, options)
     say("encoding clips")
-    corpus = encode(examples, others, model, Path(features or Path(out) / "features"), options)
+    corpus = encode(examples, others, FeatureCache(features or Path(out) / "features", net, processor), options)
     facts: Row = {"model": model, "model_sha256": fingerprint(model).sha256, "clips_sha256": corpus.sha256}
     facts |= {"train_clips": len(corpus.train), "test_clips": len(corpus.test), **asdict(options)}
     run = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -144,7 +150,7 @@ def matrix(
                 row = {"run": run, **make_row(name, decoder, model, corpus, options)}
                 write([row])
                 rows[name, decoder] = row
-    return Matrix({"run": run, **facts}, [rows[key] for key in wanted], truth_of(corpus, options))
+    return Matrix({"run": run, **facts}, list(rows.values()), truth_of(corpus, options))
 
 
 def key_of(row: Row) -> tuple[str, str]:
@@ -152,23 +158,29 @@ def key_of(row: Row) -> tuple[str, str]:
     return row["mechanism"], row["language_model"]
 
 
+def check(net, processor, chosen: Sequence[str], options: MatrixOptions) -> None:
+    """Find out what cannot be done before hours have gone into what can."""
+    widths, embedding = net.config.stream_widths, net.config.text_config.hidden_size
+    for name in chosen:
+        width_for(name, widths, embedding, options.parameters, tokens=options.tokens, bins=options.bins)
+    first_tokens(processor.tokenizer, label_space(options.labels))
+
+
 def encode(
-    examples: list[Example], others: list[Example] | None, model: str, features: Path, options: MatrixOptions
+    examples: list[Example], others: list[Example] | None, cache: FeatureCache, options: MatrixOptions
 ) -> Corpus:
     """Encode the clips of both manifests, or keep some of the first for testing.
 
     Raises:
         ManifestError: fewer than `options.batch` training clips or two test clips have picture and sound.
     """
-    net, processor = load(model, adapter=False)
-    cache = FeatureCache(features, net, processor)
     space = label_space(options.labels)
 
     def encoded(chosen: list[Example]) -> list[Encoded]:
         found = []
         for example in track(chosen, "encoding clips", disable=not sys.stderr.isatty()):
             true_label(example, space)
-            cache(clip := processor.read(example.clip), example.extra.get("text"))
+            cache(clip := cache.processor.read(example.clip), example.extra.get("text"))
             found.append((example, cache(clip)))  # as it is kept, so that a resumed run sees the same
         return [(example, clip) for example, clip in found if len(clip.modalities) == 2]
 

@@ -14,7 +14,7 @@ import torch
 from omni.cli import main
 from omni.clip import write_clip
 from omni.emotions import LabelSpace, label_space
-from omni.errors import LabelError, ManifestError, OmniError
+from omni.errors import LabelError, ManifestError, ModelError, OmniError
 from omni.features import encode_clip
 from omni.fusion import MECHANISMS
 from omni.manifest import Example, write_manifest
@@ -195,4 +195,7 @@ def test_what_the_user_can_put_right_is_said(folder: Path, tmp_path: Path) -> No
     with pytest.raises(OmniError, match="Choose of: concat"):
         made(folder, tmp_path, "attention")
     with pytest.raises(ManifestError, match="longer manifest"):
-        made(folder, tmp_path, limit=3)
+        made(folder, tmp_path, "concat", limit=3)
+    with pytest.raises(ModelError, match="temporal_attention has"):  # which cannot have so few parameters
+        made(folder, tmp_path)
+    assert not (tmp_path / "rows.jsonl").exists()  # said before the first row is made
