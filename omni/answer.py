@@ -52,6 +52,15 @@ LENIENT_THOUGHT = re.compile(r"<think>(.*?)(?:</think>|<answer>|\Z)", re.DOTALL 
 LENIENT_LABEL = re.compile(r"<answer>(.*?)(?:</?(?:answer|think)>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
+class Look(NamedTuple):
+    """A stretch of a stream that the fusion adapter attended to; weights of a stream sum to one over the whole clip."""
+
+    stream: str
+    from_s: float
+    to_s: float
+    weight: float
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the model says about one clip, and what it had to go on.
@@ -68,6 +77,10 @@ class Answer:
         duration_s: length of the clip in seconds; 0.0 for an image.
         transcript: the words as the model was told them; None if there was no recogniser or no sound.
         evidence: what the reasons say of face and voice, each claim checked against the clip.
+        gates: modality → how much of the fused clip it is, summing to 1, zero for what is not there; None for models
+            whose fusion adapter has no gate, which are most, the default and the released R1-Omni among them.
+        maps: where the fusion adapter looked, the three heaviest steps of every stream; empty for adapters without
+            attention over time. Attention is not evidence: `omni matrix` measures whether it matters.
 
     >>> answer = Answer("sad", 0.9, {"sad": 0.9, "happy": 0.1}, "", "<answer>sad</answer>", True, ("video",))
     >>> answer.to_dict()["modalities"]
@@ -85,10 +98,12 @@ class Answer:
     duration_s: float = 0.0
     transcript: str | None = None
     evidence: tuple[Evidence, ...] = ()
+    gates: dict[str, float] | None = None
+    maps: tuple[Look, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values: tuples become lists, numbers plain floats."""
-        row = asdict(self)
+        """The fields as JSON values: tuples become lists, looks objects, numbers plain floats."""
+        row = asdict(self) | {"maps": [look._asdict() for look in self.maps]}
         row["labels"] = {label: float(p) for label, p in self.labels.items()}
         row |= {"confidence": float(self.confidence), "duration_s": float(self.duration_s)}
         return row | {name: list(row[name]) for name in ("modalities", "warnings", "evidence")}

@@ -15,7 +15,7 @@ written → thought and answer), `Writing` (one answer while it is written), `se
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from .emotions import EKMAN7, LabelSpace, label_space
 from .errors import ModelError
 from .features import ClipFeatures, collate, to_device
 from .generate import MAX_NEW_TOKENS, SOURCES, Written, answer_head, answer_of, as_features, score_labels, warned
+from .looks import looks_of
 from .rollout import Sampling
 
 TAG_LENGTH = 12  # characters of the longest tag, with room for a space or two
@@ -128,7 +129,8 @@ class Chat:
         finally:
             self.past = self.rows.leave(row)
         answer = settle(self.model, self.processor, self.clip, ran.past.ids, writing, self.past, self.space, self.think)
-        self.turns.append(Turn(question, answer))
+        looks = looks_of(self.model, inputs)[0]
+        self.turns.append(Turn(question, replace(answer, gates=looks.gates, maps=looks.maps)))
 
     def save(self, path: str | Path) -> None:
         """Write the conversation as JSON: {"clip": sha256, "labels": […], "turns": [{"question", "answer"}, …]}."""

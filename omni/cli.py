@@ -10,6 +10,8 @@
     omni import-corrections EXPORT    what people corrected in Label Studio → a manifest and preference pairs
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
+    omni matrix MANIFEST --out DIR    the same model trained with every fusion mechanism, as one table
+    omni adapt MANIFEST --out FILE    fit a model to a few clips of a new label set, corpus or annotator
     omni report RUN                   the curves of a training run, as one HTML file
     omni rewards SAVED.jsonl          rewards over saved completions
     omni import SRC OUT               a released R1-Omni or HumanOmni folder → a model folder of ours
@@ -113,6 +115,7 @@ def ask(
     think: Think = True,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Judge from the picture alone.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
+    delta: Annotated[Path | None, typer.Option(help="What omni adapt learned, added to the model.")] = None,
     dtype: Dtype = "auto",
     load_in_4bit: FourBit = False,
     evidence: Annotated[
@@ -121,7 +124,10 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Ask about one clip: reasons to stderr, answer to stdout."""
+    """Ask about one clip.
+
+    Reasons go to stderr, the answer to stdout.
+    """
     from .clip import read_clip
     from .emotions import label_space
     from .label_row import Job, Task, asked_text, clip_row
@@ -136,6 +142,10 @@ def ask(
         loaded, processor = _load(model, dtype, load_in_4bit)
         from .generate import reason
 
+        if delta is not None:
+            from .adapt import apply, read_delta
+
+            apply(loaded, read_delta(delta))
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
             media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
@@ -161,9 +171,9 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each question.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Talk about one clip: reasons to stderr, answers to stdout.
+    """Talk about one clip.
 
-    Questions and commands (/help) come from the keyboard or a pipe, one a line.
+    Reasons go to stderr, answers to stdout.     Questions and commands (/help) come from the keyboard or a pipe, one a line.
     """
     from .emotions import label_space
     from .terminal import Terminal, opener, typed
@@ -253,7 +263,7 @@ def label(
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
-    """Label many clips: a table of labels, probabilities and reasons.
+    """Label many clips into a table, with reasons.
 
     Run again to resume. A clip that cannot be read becomes a row with its error, and the exit code is then 3.
     """
@@ -294,7 +304,7 @@ def cues(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure action units, head and voice over time, without a language model.
+    """Measure face, head and voice without a language model.
 
     With a manifest: measure every clip, for the reward `cues`.
     """
@@ -383,7 +393,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure models on a manifest of clips with known labels.
+    """Measure models on clips with known labels.
 
     Run again to resume. A clip that cannot be read counts as wrong and is listed with its error.
     """
@@ -424,7 +434,10 @@ def import_(
     fit: Annotated[str, typer.Option(help="How frames become square: squeeze, or pad as in its training.")] = "squeeze",
     debug: Debug = False,
 ) -> None:
-    """Turn a released R1-Omni or HumanOmni folder into a model folder of ours."""
+    """Turn a released folder into a model of ours.
+
+    Of R1-Omni or HumanOmni.
+    """
     _offline("default")
     with _status("Importing…"):
         from .import_weights import import_weights
@@ -452,7 +465,7 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; the table goes to stderr.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure the fusion mechanisms without a language model."""
+    """Measure fusion mechanisms without a language model."""
     from . import probe as battery
 
     found = []
@@ -467,11 +480,104 @@ def probe(
 
 
 @app.command()
+def matrix(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Clips with their true labels, to train on.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of rows.jsonl and matrix.md, .json, .svg; run again to resume.")
+    ] = Path("matrix"),
+    test: Annotated[
+        Path | None, typer.Option(help="Clips to measure on. Default: every fourth clip of MANIFEST is kept for that.")
+    ] = None,
+    model: Model = "default",
+    only: Annotated[list[str] | None, typer.Option(help="A mechanism; again for more. Default: all.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of every row, 8 clips each.")] = 60,
+    parameters: Annotated[int, typer.Option(min=1, help="Of every adapter, within a tenth.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of weights, order and draws.")] = 0,
+    labels: Labels = "ekman7",
+    features: Annotated[
+        Path | None, typer.Option(help="Keep encoded clips here. Default: in the folder --out.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of MANIFEST.")] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows of --test.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; the tables go to stderr.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train one model with every fusion mechanism; compare.
+
+    Each is trained with LoRA and with a frozen language model. Run again to resume.
+    """
+    _offline(model)
+    from .matrix import MatrixOptions
+    from .matrix import matrix as run
+    from .matrix_report import as_json as told
+    from .matrix_report import markdown, write
+
+    options = MatrixOptions(steps=steps, parameters=parameters, seed=seed, labels=labels)
+    with _status("Loading the model…") as say:
+        found = run(
+            manifest,
+            out,
+            test=test,
+            model=model,
+            only=only or (),
+            features=features,
+            limit=limit,
+            test_limit=test_limit,
+            options=options,
+            say=say,
+        )
+    write(found, out)
+    typer.echo(markdown(found), err=as_json)
+    if as_json:
+        typer.echo(json.dumps(told(found), ensure_ascii=_block() == "#"))
+
+
+@app.command()
+def adapt(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="The few clips with their labels.")],
+    out: Annotated[Path, typer.Option(help="The delta, as safetensors: for omni ask --delta.", show_default=False)],
+    model: Model = "default",
+    labels: Labels = "ekman7",
+    start: Annotated[Path | None, typer.Option(help="A start that --tasks-by has learned.")] = None,
+    tasks_by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Learn a start (Reptile): a task for each value of COLUMN.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps on the clips of a task, 8 clips each.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of order and draws.")] = 0,
+    features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Fit a model to a few labelled clips.
+
+    What was learned is one small file, which can be taken off again.
+    """
+    if tasks_by and start:
+        raise OmniError("--tasks-by learns a start and --start takes one. Drop one.", code="bad_argument")
+    with _status("Loading the model…") as say:
+        loaded, processor = _load(model, "auto", False)
+        from . import adapt as fast
+
+        options = fast.AdaptOptions(steps=steps, seed=seed)
+        tasks = fast.read_tasks(manifest, loaded, processor, labels=labels, column=tasks_by, features=features)
+        say("Learning…")
+        if tasks_by:
+            found = fast.reptile(loaded, processor, tasks, options)
+        else:
+            found = fast.adapt(loaded, processor, tasks[0], options, fast.read_delta(start) if start else None)
+    fast.write_delta(out, found)
+    learned = f"a start from {len(tasks)} tasks" if tasks_by else f"{len(tasks[0].clips)} clips"
+    typer.echo(f"{out}: {learned}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The output_dir of a training run.")],
     debug: Debug = False,
 ) -> None:
-    """Draw the curves of a training run into RUN/report.html."""
+    """Draw the curves of a training run.
+
+    Into RUN/report.html.
+    """
     from .report import report as write
 
     typer.echo(write(run))
@@ -479,7 +585,10 @@ def report(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def rewards(ctx: typer.Context) -> None:
-    """Run rewards over saved completions, to see how they can be gamed."""
+    """Run rewards over saved completions.
+
+    To see how they can be gamed.
+    """
     # The rewards stand beside omni in a checkout and below it in the wheel; omni itself uses none of them.
     place = "omni.rewards" if find_spec("omni.rewards") else "rewards"
     raise typer.Exit(import_module(f"{place}.__main__").main(ctx.args))
@@ -504,7 +613,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{err.format_message().rstrip('.')}. See {command} --help.", 2)
         return _fail(f"a fault of ours ({type(err).__name__}: {err}). Run again with --debug and report it.", 1)
     if code == INTERRUPTED:
-        _fail("interrupted. Run the same command again; omni eval or omni label goes on where it stopped.", code)
+        _fail("interrupted. Run the same command again; omni eval, matrix or label goes on where it stopped.", code)
     return code
 
 

@@ -30,6 +30,7 @@ from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .evidence import evidence_of
 from .features import ClipFeatures, encode_clips, to_device
+from .looks import looks_of
 from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
@@ -84,7 +85,7 @@ def reason_batch(
     encoded = as_features(model, processor, clips)
     texts = [ask_text(processor, clip, question, space, think) for clip in encoded]
     inputs = build_inputs(model, processor, encoded, texts)
-    encoded = warned(model, encoded, inputs)
+    encoded, looks = warned(model, encoded, inputs), looks_of(model, inputs)
     prompts = prefill(model, inputs)
     sampling = Sampling(max_new_tokens, (processor.tokenizer.eos_token_id,), temperature)
     texts, known = _write(model, processor, inputs, prompts, sampling, seed)
@@ -92,8 +93,8 @@ def reason_batch(
     heads = [answer_head(p, text, think) for p, text in zip(parsed, texts, strict=True)]
     scores = score_labels(model, processor, known, heads, space)
     return [
-        answer_of(clip, text, head, p, probabilities, space, constrain)
-        for clip, text, head, p, probabilities in zip(encoded, texts, heads, parsed, scores, strict=True)
+        replace(answer_of(clip, text, head, p, probabilities, space, constrain), gates=look.gates, maps=look.maps)
+        for clip, text, head, p, probabilities, look in zip(encoded, texts, heads, parsed, scores, looks, strict=True)
     ]
 
 

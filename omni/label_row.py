@@ -43,6 +43,8 @@ COLUMNS: dict[str, str] = {
     "think": "truth",
     "warnings": "texts",
     "transcript": "text",
+    "gates": "gates",
+    "maps": "maps",
 }
 
 

@@ -115,10 +115,14 @@ def _json(value: Any) -> str:
 def _to_parquet(rows: list[Row], names: list[str]) -> bytes:
     import pyarrow as pa
 
-    labels = dict.fromkeys(label for row in rows for label in row["labels"] or ())
     text, number = pa.string(), pa.float64()
     claim = [*((name, text) for name in ("sentence", "modality", "cue", "verdict")), ("polarity", pa.int64())]
     claim += [("t0", number), ("t1", number)]
+
+    def shares(column: str) -> Any:
+        names = dict.fromkeys(name for row in rows for name in row[column] or ())
+        return pa.struct([(name, number) for name in names]) if names else pa.null()
+
     types = {
         "text": text,
         "number": number,
@@ -126,8 +130,10 @@ def _to_parquet(rows: list[Row], names: list[str]) -> bytes:
         "whole": pa.int64(),
         "texts": pa.list_(text),
         "error": pa.struct([("code", text), ("message", text)]),
-        "labels": pa.struct([(label, number) for label in labels]) if labels else pa.null(),
+        "labels": shares("labels"),
         "evidence": pa.list_(pa.struct(claim)),
+        "gates": shares("gates"),
+        "maps": pa.list_(pa.struct([("stream", text), ("from_s", number), ("to_s", number), ("weight", number)])),
     }
     columns = {}
     for name in names:

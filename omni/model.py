@@ -294,7 +294,8 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         )
         hidden = out.last_hidden_state
         if isinstance(logits_to_keep, int):
-            logits = self.lm_head(hidden[:, -logits_to_keep:])
+            kept = hidden[:, -logits_to_keep:].contiguous()  # else the head is copied once for every row
+            logits = self.lm_head(kept)
         else:
             logits = self.lm_head(hidden[logits_to_keep] if logits_to_keep.ndim == 2 else hidden[:, logits_to_keep])
         loss = None

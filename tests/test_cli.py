@@ -51,18 +51,21 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  ask                 Ask about one clip: reasons to stderr, answer to...
-  chat                Talk about one clip: reasons to stderr, answers to...
-  serve               Serve an API about clips that OpenAI's clients can...
-  label               Label many clips: a table of labels, probabilities...
+  ask                 Ask about one clip.
+  chat                Talk about one clip.
+  serve               Serve a web page and an OpenAI-style API about clips.
+  label               Label many clips into a table, with reasons.
+  cues                Measure face, head and voice without a language model.
   export              Export labels to the tools that people annotate in.
   import-corrections  Turn Label Studio corrections into training rows.
-  eval                Measure models on a manifest of clips with known...
-  import              Turn a released R1-Omni or HumanOmni folder into a...
+  eval                Measure models on clips with known labels.
+  import              Turn a released folder into a model of ours.
   doctor              Check the installation and run one clip end to end.
-  probe               Measure the fusion mechanisms without a language...
-  report              Draw the curves of a training run into...
-  rewards             Run rewards over saved completions, to see how they...
+  probe               Measure fusion mechanisms without a language model.
+  matrix              Train one model with every fusion mechanism; compare.
+  adapt               Fit a model to a few labelled clips.
+  report              Draw the curves of a training run.
+  rewards             Run rewards over saved completions.
 """
 
 

@@ -95,7 +95,7 @@ def test_the_columns_are_those_of_the_docs_and_have_their_types(tmp_path: Path) 
     for row in table_of(out):
         assert row["evidence"] == []
         for name, kind in COLUMNS.items():
-            if name in ALWAYS or (row["status"] == "ok" and name not in ("error", "transcript", "evidence")):
+            if name in ALWAYS or (row["status"] == "ok" and name not in ("error", "transcript", "evidence", "gates")):
                 assert isinstance(row[name], TYPES.get(kind, list)), name
 
 
@@ -855,7 +855,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path, monkeypatch, c
     assert main(["label", "clips", "--out", "t.csv"]) == 130
     assert capsys.readouterr().err == (
         "2 labelled, 0 errors, 1 in the table already, 3 left: t.csv\n"
-        "omni: interrupted. Run the same command again; omni eval or omni label goes on where it stopped.\n"
+        "omni: interrupted. Run the same command again; omni eval, matrix or label goes on where it stopped.\n"
     )
 
 

@@ -68,6 +68,8 @@ class Fused:
         maps: attention maps by name; what their axes are, the mechanism's docstring says.
         aux: an auxiliary loss, which training adds to its own with weight `AUX`.
         bins: seconds of the centres of the common grid, (B, K): the time axis of maps over bins.
+        looks: what of the maps can be read as attention to a stream's own steps: {stream: (B, T)}, summing to one over
+            the steps that are there, zero for a stream that is not; empty for mechanisms that do not weigh time.
     """
 
     parts: dict[str, Tensor]
@@ -76,6 +78,7 @@ class Fused:
     maps: dict[str, Tensor] = field(default_factory=dict)
     aux: Tensor | float = 0.0
     bins: Tensor | None = None
+    looks: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Tensor:
@@ -108,6 +111,10 @@ class Entered:
     def align(self) -> dict[str, Tensor]:
         """All streams on the common grid: {stream: (B, K, d)}."""
         return {m: self._weights(m).to(h.dtype) @ h for m, h in self.hidden.items()}
+
+    def steps(self, name: str, weights: Tensor) -> Tensor:
+        """Weights of bins (B, K) as weights of a stream's own steps, (B, T), summing to one."""
+        return unit((weights[:, None].float() @ self._weights(name))[:, 0])
 
     def _weights(self, name: str) -> Tensor:
         """How much each step counts in each bin, (B, K, T); rows sum to one."""
@@ -171,6 +178,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.streams, self.tokens, self.width, self.clock = tuple(widths), tokens, width, clock
         self.embedding, self.bins = embedding, bins
+        self.regate: Callable[[Tensor], Tensor] | None = None  # what a control does to the gates, (B, M) to (B, M)
         self.gated = tuple(gated)
         for name, size in widths.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -202,6 +210,11 @@ class Fusion(nn.Module):
         """The sequence of a mechanism to N places: (B, N, d)."""
         return pool(mixed.sequence, mixed.mask, self.tokens)
 
+    def gates_of(self, scores: Tensor, present: Tensor) -> Tensor:
+        """The gate (B, M) of scores (B, M), or what a control makes of it."""
+        gates = gate(scores, present)
+        return gates if self.regate is None else self.regate(gates)
+
     def each(self, make: Callable[[], nn.Module]) -> nn.ModuleDict:
         """One layer for every stream."""
         return nn.ModuleDict({m: make() for m in self.streams})
@@ -217,7 +230,14 @@ class Fusion(nn.Module):
             instruction: for mechanisms conditioned on it.
         """
         mixed = self.fuse(entered := self.enter(features, times, instruction))
-        return Fused({"clip": self.output(self.read(mixed))}, bins=entered.bins, **mixed.extras)
+        looks = mixed.extras.pop("looks", {})
+        there = {m: entered.present[:, i, None] for i, m in enumerate(self.streams)}
+        return Fused(
+            {"clip": self.output(self.read(mixed))},
+            bins=entered.bins,
+            looks={m: weights * there[m] for m, weights in looks.items()},
+            **mixed.extras,
+        )
 
     def enter(
         self, features: dict[str, Tensor], times: dict[str, Tensor], instruction: Instruction | None = None
@@ -344,6 +364,17 @@ def pool(x: Tensor, mask: Tensor, size: int) -> Tensor:
     """
     weight = windows(mask, size).to(x.dtype)
     return (weight / weight.sum(-1, keepdim=True).clamp(min=1)) @ x
+
+
+def unit(weights: Tensor) -> Tensor:
+    """Weights (B, T) scaled to sum to one; for reading, so without a gradient."""
+    weights = weights.detach().float()
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
+
+
+def received(attention: Tensor, mask: Tensor) -> Tensor:
+    """How much each key gets of the queries that are there: (B, Q, T), (B, Q) -> (B, T)."""
+    return pool(attention, mask, 1)[:, 0]
 
 
 def windows(mask: Tensor, size: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import Entered, Fusion, Mixed, gate, pool, whole, windows
+from .contract import Entered, Fusion, Mixed, pool, received, unit, whole, windows
 from .layers import AttentionLayer
 
 
@@ -52,12 +52,15 @@ class CrossmodalTransformer(Fusion):
     def fuse(self, x: Entered) -> Mixed:
         """All ordered pairs, one after the other."""
         parts, masks, maps = [], [], {}
+        seen: dict[str, Tensor] = {}
         for name, (m, n) in self.pairs.items():
             values = x.hidden[n]
             found, maps[name] = self.attend[name](x.hidden[m], values, values, key_padding_mask=~x.masks[n])
             parts.append(self.norm[name](found))
             masks.append(x.masks[m])
-        return Mixed(torch.cat(parts, 1), torch.cat(masks, 1), {"maps": maps})
+            seen[n] = seen.get(n, 0) + received(maps[name], x.masks[m])
+        looks = {n: unit(got) for n, got in seen.items()}
+        return Mixed(torch.cat(parts, 1), torch.cat(masks, 1), {"maps": maps, "looks": looks})
 
     def read(self, mixed: Mixed) -> Tensor:
         """Aggregate N windows."""
@@ -115,7 +118,7 @@ class InstructionGating(Fusion):
     def fuse(self, x: Entered) -> Mixed:
         """The streams' branches, weighed."""
         asked = self.unasked.expand(len(x.present), -1) if x.instruction is None else x.instruction
-        gates = gate(self.route(asked), x.present)
+        gates = self.gates_of(self.route(asked), x.present)
         return whole(
             sum(gates[:, i, None, None] * self.branch[m](h) for i, (m, h) in enumerate(x.align().items())), gates=gates
         )
@@ -163,7 +166,7 @@ class DynamicModalityAttention(Fusion):
         """Score the streams, then let the sum of all ask each of them, block by block."""
         streams = {m: h + self.know[m](h) for m, h in x.align().items()}
         scores = torch.cat([self.score[m](h.mean(1)) for m, h in streams.items()], 1)  # (B, M)
-        gates = gate(scores / self.temperature, x.present)
+        gates = self.gates_of(scores / self.temperature, x.present)
         s, maps = sum(streams.values()), {}
         for cross, inside, norm in zip(self.cross, self.inside, self.norm, strict=True):
             branches = []
@@ -173,7 +176,8 @@ class DynamicModalityAttention(Fusion):
             s = norm(s + self.weigh(branches, gates))
             s, _ = inside(s, s)
         aux = info_nce(s.mean(1), [h.mean(1) for h in streams.values()], x.present)
-        return whole(s, gates=gates, maps=maps, aux=aux)
+        looks = {m: x.steps(m, weights.mean(1)) for m, weights in maps.items()}
+        return whole(s, gates=gates, maps=maps, aux=aux, looks=looks)
 
 
 def info_nce(fused: Tensor, streams: list[Tensor], present: Tensor) -> Tensor:
@@ -227,12 +231,16 @@ class CompositeInteraction(Fusion):
         if "cross" not in self.parts:
             return Mixed(torch.cat(list(own.values()), 1), masks, {})
         out = []
+        seen: dict[str, Tensor] = {}
         for m, e in own.items():
             others = [n for n in own if n != m] or [m]
             values, there = (torch.cat([part[n] for n in others], 1) for part in (own, x.masks))
             mixed, maps[m] = self.across[m](e, values, there)
             out.append(mixed)
-        return Mixed(torch.cat(out, 1), masks, {"maps": maps})
+            parts = received(maps[m], x.masks[m]).split([x.masks[n].shape[1] for n in others], 1)
+            seen |= {n: seen.get(n, 0) + got for n, got in zip(others, parts, strict=True)}
+        looks = {n: unit(got) for n, got in seen.items()}
+        return Mixed(torch.cat(out, 1), masks, {"maps": maps, "looks": looks})
 
     def _enhance(self, name: str, h: Tensor, mask: Tensor) -> Tensor:
         """A stream after its own attention and excitation, (B, T, d)."""

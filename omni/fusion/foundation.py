@@ -67,14 +67,15 @@ class TemporalAttention(Fusion):
 
     def fuse(self, x: Entered) -> Mixed:
         """Weigh the steps of each stream, and give it its share of the tokens."""
-        parts, maps = [], {}
+        parts, maps, looks = [], {}, {}
         for name, h in x.align().items():
             states = self.recur[name](h)[0]  # (B, K, d)
             weights = self.score[name](states).softmax(1)  # (B, K, 1)
             weighed = self.bins * weights * states
             parts.append(pool(weighed, whole(weighed).mask, self.shares[name]))
             maps[name] = weights[..., 0]
-        return whole(torch.cat(parts, 1), maps=maps)
+            looks[name] = x.steps(name, maps[name])
+        return whole(torch.cat(parts, 1), maps=maps, looks=looks)
 
 
 class NeuroFuzzy(Fusion):
@@ -230,4 +231,6 @@ class MultimodalAttention(Fusion):
         s = torch.cat([F.layer_norm(self.recur[m](h)[0], (self.width,)) + self.tag[m] for m, h in x.align().items()], 1)
         for layer in self.layers:
             s, weights = layer(s, s)
-        return whole(s, maps={"self": weights})
+        seen = weights.mean(1).split(self.bins, 1)  # what each bin of each stream gets, (B, K)
+        looks = {m: x.steps(m, got) for m, got in zip(self.streams, seen, strict=True)}
+        return whole(s, maps={"self": weights}, looks=looks)

@@ -47,7 +47,12 @@ class PairwiseAttention(Fusion):
         for (m, n), join in zip(self.pairs, self.join, strict=True):
             joint, maps[f"{m}>{n}"], maps[f"{n}>{m}"] = pair(states[m], states[n])
             found.append(join(joint).relu())
-        return whole(self.mix(torch.cat([*found, *states.values()], -1)), maps=maps)
+        return whole(self.mix(torch.cat([*found, *states.values()], -1)), maps=maps, looks=self._looks(x, maps))
+
+    def _looks(self, x: Entered, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What each stream's steps get from all the others."""
+        into = {n: [a.mean(1) for name, a in maps.items() if name.endswith(f">{n}")] for n in self.streams}
+        return {n: x.steps(n, torch.stack(parts).sum(0)) for n, parts in into.items() if parts}
 
 
 def pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +92,7 @@ class RecursiveJointAttention(Fusion):
         kinds = {"channel": ChannelCorrelation, "time": TimeCorrelation}
         if form not in kinds:
             raise ValueError(f"Unknown form {form!r} of recursive_joint_attention. Choose one of: {', '.join(kinds)}.")
-        self.recursions = recursions
+        self.form, self.recursions = form, recursions
         self.rounds = nn.ModuleList(
             kinds[form](self.streams, self.width, self.bins) for _ in range(1 if share else recursions)
         )
@@ -98,7 +103,8 @@ class RecursiveJointAttention(Fusion):
         streams, maps = x.align(), {}
         for i in range(self.recursions):
             streams, maps = self.rounds[i % len(self.rounds)](streams)
-        return whole(self.mix(torch.cat(list(streams.values()), -1)), maps=maps)
+        looks = {m: x.steps(m, c.abs().mean(2)) for m, c in maps.items()} if self.form == "time" else {}
+        return whole(self.mix(torch.cat(list(streams.values()), -1)), maps=maps, looks=looks)
 
 
 class ChannelCorrelation(nn.Module):
