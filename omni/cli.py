@@ -173,7 +173,8 @@ def chat(
 ) -> None:
     """Talk about one clip.
 
-    Reasons go to stderr, answers to stdout.     Questions and commands (/help) come from the keyboard or a pipe, one a line.
+    Reasons go to stderr, answers to stdout. Questions and commands (/help) come from the keyboard or a pipe, one a
+    line.
     """
     from .emotions import label_space
     from .terminal import Terminal, opener, typed
