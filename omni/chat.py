@@ -27,7 +27,7 @@ from .emotions import EKMAN7, LabelSpace, label_space
 from .errors import ModelError
 from .features import ClipFeatures, collate, to_device
 from .generate import MAX_NEW_TOKENS, SOURCES, Written, answer_head, answer_of, as_features, score_labels, warned
-from .looks import looks_of
+from .looks import Looks, looks_of
 from .rollout import Sampling
 
 TAG_LENGTH = 12  # characters of the longest tag, with room for a space or two
@@ -102,6 +102,7 @@ class Chat:
         self.dropped = self.reused = 0
         self.rows = Rows(model)
         self.past: Past | None = None
+        self.looks: Looks | None = None  # of the clip with the first question
 
     def ask(self, question: str | None = None) -> Answer:
         """The answer to one more question; None asks the model's own.
@@ -129,8 +130,8 @@ class Chat:
         finally:
             self.past = self.rows.leave(row)
         answer = settle(self.model, self.processor, self.clip, ran.past.ids, writing, self.past, self.space, self.think)
-        looks = looks_of(self.model, inputs)[0]
-        self.turns.append(Turn(question, replace(answer, gates=looks.gates, maps=looks.maps)))
+        self.looks = self.looks or looks_of(self.model, inputs)[0]
+        self.turns.append(Turn(question, replace(answer, gates=self.looks.gates, maps=self.looks.maps)))
 
     def save(self, path: str | Path) -> None:
         """Write the conversation as JSON: {"clip": sha256, "labels": […], "turns": [{"question", "answer"}, …]}."""

@@ -296,6 +296,8 @@ def test_a_pipe_gets_one_object_a_question(talk, talking_clip) -> None:
         "duration_s": 1.0,
         "transcript": None,
         "evidence": [],
+        "gates": None,
+        "maps": [],
         "model": "default",
         "think": True,
     }

@@ -91,13 +91,15 @@ def test_a_sound_without_a_voice_and_another_vision_tower_leave_their_claims_ope
 
 def test_a_model_s_own_thought_comes_with_its_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     from omni import generate
+    from omni.looks import Looks
 
     text = "<think>The brows are lowered and the pitch is high.</think><answer>angry</answer>"
-    monkeypatch.setattr(generate, "_write", lambda *_: [text])
+    monkeypatch.setattr(generate, "_write", lambda *_: ([text], None))
     clip = features({"AU4": 1.0})
     model, processor = tiny("face")
     monkeypatch.setattr(generate, "build_inputs", lambda *_: {})
     monkeypatch.setattr(generate, "warned", lambda _, clips, __: clips)
+    monkeypatch.setattr(generate, "looks_of", lambda *_: [Looks()])
     monkeypatch.setattr(generate, "prefill", lambda *_: None)
     monkeypatch.setattr(generate, "score_labels", lambda *_: [{"angry": 0.9, "sad": 0.1}])
     answer = reason(model, processor, clip, labels=["angry", "sad"])

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -26,6 +26,7 @@ from ..emotions import LabelSpace
 from ..errors import ModelError, OmniError
 from ..features import ClipFeatures
 from ..generate import Written, score_labels
+from ..looks import Looks, looks_of
 from ..rollout import Sampling
 from .metrics import Metrics
 from .settings import MB, Settings
@@ -121,6 +122,7 @@ class _Active:
     writing: Writing
     prompt: list[int]
     reused: int
+    looks: Looks
 
 
 @dataclass
@@ -186,12 +188,13 @@ class ModelThread:
             raise ModelError(message, code="context_length_exceeded")
         name = clip_name(self.processor, job.clip, job.said)
         ran = advance(self.model, inputs, name, best_past(self.pasts, name, ids))
+        looks = looks_of(self.model, inputs)[0]
         self.metrics.prompt_tokens.inc(len(ids))
         self.metrics.reused_tokens.inc(ran.reused)
         if job.sampling is None:
             found = score_labels(self.model, self.processor, [Written(ids, ran.past)], [HEAD], job.space)[0]
             self._keep(ran.past)
-            job.line.tell(Finished(_scored(job, found), "stop", len(ids), ran.reused))
+            job.line.tell(Finished(_scored(job, found, looks), "stop", len(ids), ran.reused))
             self.metrics.whole.observe(time.monotonic() - job.line.started)
             return
         try:
@@ -199,7 +202,7 @@ class ModelThread:
         except Exception as err:
             self._fail(err)  # the rows may be half changed
             raise
-        self.active[row] = _Active(job, Writing(self.processor.tokenizer, row, job.stop), ids, ran.reused)
+        self.active[row] = _Active(job, Writing(self.processor.tokenizer, row, job.stop), ids, ran.reused, looks)
         self.metrics.first.observe(time.monotonic() - job.line.started)
         self._pass_on(row)
 
@@ -238,6 +241,7 @@ class ModelThread:
     def _finished(self, active: _Active, past: Past, written: int) -> Finished:
         job, writing = active.job, active.writing
         answer = settle(self.model, self.processor, job.clip, active.prompt, writing, past, job.space, job.think)
+        answer = replace(answer, gates=active.looks.gates, maps=active.looks.maps)
         return Finished(
             answer, writing.ended or "stop", len(active.prompt), active.reused, written, writing.thought_tokens
         )
@@ -256,11 +260,12 @@ class ModelThread:
             del self.pasts[0]
 
 
-def _scored(job: Job, found: dict[str, float]) -> Answer:
+def _scored(job: Job, found: dict[str, float], looks: Looks) -> Answer:
     """An answer of probabilities alone."""
     best = max(found, key=found.__getitem__)
     clip = job.clip
     facts: dict[str, Any] = {"warnings": clip.warnings, "duration_s": clip.duration, "transcript": clip.transcript}
+    facts |= looks._asdict()
     return Answer(best, found[best], found, "", format_answer(best), True, clip.modalities, **facts)
 
 

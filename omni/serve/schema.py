@@ -231,6 +231,15 @@ class Claim(Strict):
     t1: float | None
 
 
+class Look(Strict):
+    """A stretch of a stream that the fusion adapter attended to: `omni.answer.Look`."""
+
+    stream: str
+    from_s: float
+    to_s: float
+    weight: float
+
+
 class Emotion(Strict):
     """What the model says about the clip, and what it had to go on: the fields of `omni.answer.Answer`."""
 
@@ -244,6 +253,8 @@ class Emotion(Strict):
     duration_s: float
     transcript: str | None
     evidence: list[Claim]
+    gates: dict[str, float] | None
+    maps: list[Look]
 
 
 class ErrorOf(Strict):
@@ -326,6 +337,8 @@ class LabelsReply(Strict):
     duration_s: float
     transcript: str | None
     evidence: list[Claim]
+    gates: dict[str, float] | None
+    maps: list[Look]
 
 
 class ModelOf(Strict):
