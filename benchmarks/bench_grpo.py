@@ -34,6 +34,7 @@ from torch import Tensor
 from omni.clip import Clip
 from omni.emotions import EKMAN7
 from omni.features import collate, encode_clip
+from omni.grpo import precision
 from omni.loading import load, new_adapter
 from omni.rollout import Sampling, roll_out
 
@@ -115,7 +116,7 @@ def our_step(model, processor, clips, texts, group: int, sampling: Sampling, adv
     }
     with phases("reference"), torch.no_grad(), model.disable_adapter(), autocast(model):
         model(**scored, entropy=False)
-    with phases("policy, forward"), autocast(model):
+    with phases("policy, forward"), precision(autocast(model), model, model.device):
         log_probs = model(**scored).log_probs
     with phases("policy, backward"):
         (-(log_probs - log_probs.detach()).exp() * advantages[:, None]).mean().backward()

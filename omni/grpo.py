@@ -15,13 +15,15 @@ The objective is TRL's; `docs/grpo.md` has its equations and what differs from R
 
 import copy
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import save_file
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
@@ -270,7 +272,7 @@ class OmniGRPOTrainer(GRPOTrainer):
             first, groups = distinct_rows(ids[:, :-logits_to_keep], clips)
             features, times = collate([clips[i] for i in first.tolist()])
             asked = self.processing_class.instructions([self._texts[start + i] for i in first.tolist()])
-            with self.accelerator.autocast():
+            with precision(self.accelerator.autocast(), model, ids.device):
                 out = model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -285,6 +287,13 @@ class OmniGRPOTrainer(GRPOTrainer):
             parts.append((out.log_probs, out.entropy))
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+
+@contextmanager
+def precision(autocast: AbstractContextManager, model, device: torch.device) -> Iterator[None]:
+    """Autocast in which LoRA does not first cast its inputs up, which autocast then casts down again."""
+    with autocast, disable_input_dtype_casting(model, active=torch.is_autocast_enabled(device.type)):
+        yield
 
 
 def frozen_copy(model):
