@@ -24,9 +24,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .emotions import LabelSpace, label_space
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
 
 QUESTION = "Which emotion does the person express?"
 TRANSCRIPT_LENGTH = 200  # characters; about 50 tokens, more than anyone says in 10 s at a normal rate
@@ -64,6 +67,7 @@ class Answer:
         warnings: codes of what was odd about the clip (`no_audio`, `silent_audio`, `no_face` …).
         duration_s: length of the clip in seconds; 0.0 for an image.
         transcript: the words as the model was told them; None if there was no recogniser or no sound.
+        evidence: what the reasons say of face and voice, each claim checked against the clip.
 
     >>> answer = Answer("sad", 0.9, {"sad": 0.9, "happy": 0.1}, "", "<answer>sad</answer>", True, ("video",))
     >>> answer.to_dict()["modalities"]
@@ -80,13 +84,14 @@ class Answer:
     warnings: tuple[str, ...] = ()
     duration_s: float = 0.0
     transcript: str | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values: tuples become lists, numbers plain floats."""
         row = asdict(self)
         row["labels"] = {label: float(p) for label, p in self.labels.items()}
         row |= {"confidence": float(self.confidence), "duration_s": float(self.duration_s)}
-        return row | {"modalities": list(self.modalities), "warnings": list(self.warnings)}
+        return row | {name: list(row[name]) for name in ("modalities", "warnings", "evidence")}
 
 
 class Parsed(NamedTuple):

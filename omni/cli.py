@@ -5,6 +5,7 @@
     omni chat [CLIP]                  many questions about one clip, from the keyboard or a pipe
     omni serve                        OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
+    omni cues CLIP                    what can be measured of a clip without a language model
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni report RUN                   the curves of a training run, as one HTML file
@@ -109,6 +110,9 @@ def ask(
     no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
     dtype: Dtype = "auto",
     load_in_4bit: FourBit = False,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Check the reasons against what can be measured of the clip.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -137,7 +141,7 @@ def ask(
         row = clip_row(job, task, answer, time.perf_counter() - started, asked)
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
-        _print_reasons(answer)
+        _print_reasons(answer, evidence)
         typer.echo(bars(answer.labels, _block()))
 
 
@@ -273,6 +277,37 @@ def label(
         raise typer.Exit(INTERRUPTED)
     if summary.errors:
         raise typer.Exit(3)
+
+
+@app.command()
+def cues(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP|MANIFEST", help="A clip; or, with --out, a manifest of clips.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw the records over time into this picture.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the manifest with a column of cues.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure action units, head and voice over time, without a language model.
+
+    With a manifest: measure every clip, for the reward `cues`.
+    """
+    from .cues import timeline
+
+    _offline("default")
+    if out is not None:
+        with _status("Measuring…"):
+            timeline.measure_manifest(clip, out)
+        return
+    media = timeline.read_closely(clip)
+    with _status("Measuring…"):
+        records = timeline.cue_timeline(media)
+    if plot is not None:
+        timeline.draw(media, records, plot)
+    if as_json:
+        found = {"clip": str(clip), "duration_s": media.duration, "records": [record.to_dict() for record in records]}
+        typer.echo(json.dumps(found, ensure_ascii=_block() == "#"))
+    else:
+        typer.echo(timeline.told(records))
 
 
 @app.command("eval")
@@ -441,11 +476,14 @@ def bars(labels: dict[str, float], block: str = "█") -> str:
     return "\n".join([f"{ranked[0][0]}  {ranked[0][1]:.2f}", "", *lines])
 
 
-def _print_reasons(answer: Answer) -> None:
-    """The thought and what the answer rests on, dim, to stderr."""
+def _print_reasons(answer: Answer, evidence: bool) -> None:
+    """The thought, with the verdicts on its claims if wanted, and what the answer rests on; dim, to stderr."""
     from rich.console import Console
     from rich.text import Text
 
+    from .evidence import told
+
+    thought = told(answer.thought, answer.evidence) if evidence else answer.thought
     notes = [
         f'heard: "{answer.transcript}"' if answer.transcript else "",
         f"judged from the {ALONE[answer.modalities]} alone" if answer.modalities in ALONE else "",
@@ -453,7 +491,7 @@ def _print_reasons(answer: Answer) -> None:
         "" if answer.well_formed else "the model's text was not well-formed; the label is the most probable one",
     ]
     console = Console(stderr=True, highlight=False)
-    for line in (answer.thought, *(f"({note})" for note in notes if note)):
+    for line in (thought, *(f"({note})" for note in notes if note)):
         if line:
             console.print(Text(line, style="dim"), soft_wrap=True)
 

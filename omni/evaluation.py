@@ -13,7 +13,9 @@ A row of the manifest has a `label`, or true words in its column `openset`, or b
 lists none, the answer may be several words, and the emotion-wheel scores judge them.
 
 A clip that cannot be read is a wrong answer in WAR, UAR and F1, as the published numbers have one denominator for all;
-it is listed with its error. Calibration and the shares of unparsable text are over the clips that were answered.
+it is listed with its error. Calibration and the shares of unparsable text are over the clips that were answered, and so
+are those of the reasons (`grounding.py`): what they say of face and voice, against what was measured of the clip, and
+against its known action units and prosody where the manifest has them, as that of synthetic actors does.
 
 Intervals are 95 % by bootstrap over clips (seeded), those of shares by Wilson's formula, which is right at 0 and 1 too.
 The two modes are compared on the same resampled clips.
@@ -35,6 +37,7 @@ from .answer import parse_answer
 from .emotions import OUR_WHEELS, SPACES, EmotionWheels, LabelSpace, canonical, emotion_words, label_space, read_wheels
 from .errors import LabelError, ManifestError, OmniError
 from .evaluation_report import page
+from .grounding import measure_reasons, reasons_told
 from .journal import Row, file_sha256, replace_file
 from .manifest import Example, read_manifest
 from .metrics import (
@@ -239,6 +242,7 @@ def table(metrics: dict[str, Any]) -> str:
         cells = [run.get("war"), run.get("uar"), run.get("f1_weighted"), (run["written"] or {}).get("war"), ece_of]
         text = "".join(f"{_cell(cell):20}" for cell in cells)
         lines.append(f"{run['model']:{width}}{run['mode']:10}{text}{_cell(run['unparsable'])}")
+        lines += [f"{'':{width}}{line}" for line in reasons_told(run["reasons"])]
         lines += [
             f"{'':{width}}wheel, {name}: F {report['f1']:.3f}, {report['mean_length']:.1f} words an answer"
             for name, report in (run["open"] or {}).items()
@@ -328,6 +332,7 @@ def _run(judged: Sequence[Judged], space: LabelSpace | None, protocol: str, whee
             "written": _classes(closed, [one.written for one in closed], space) if space and own_text else None,
             "calibration": _calibration([one for one in answered if one.row["labels"]], space) if space else None,
             **_text(answered, protocol),
+            "reasons": measure_reasons([(one.row, one.case.example.extra) for one in answered]),
             "open": _open(opened, wheels) if opened else None,
             "mistakes": _mistakes(closed),
         }

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from .grounding import NAMES as NAMED_SHARES
 from .report import STYLE
 
 CELL, MARGIN = 44, 96  # px of a cell of the confusion matrix, and of the names beside it
@@ -36,6 +37,7 @@ def page(metrics: Metrics) -> str:
             _model(name, [run for run in metrics["runs"] if run["model"] == name], metrics)
             for name in metrics["models"]
         ),
+        _reasons(metrics["runs"]),
         _wheels(metrics),
         _mappings(metrics),
         _failures(metrics),
@@ -177,6 +179,26 @@ def _mistakes(run: Metrics) -> str:
         for one in run["mistakes"]
     ]
     return f"<h3>Surest mistakes, {escape(run['mode'])}</h3>{_table(head, rows, words=len(head))}"
+
+
+def _reasons(runs: Sequence[Metrics]) -> str:
+    head = ["model", "mode", "checked against", *NAMED_SHARES.values(), "claims", "answers"]
+    rows = [
+        [run["model"], run["mode"], f"{way} cues", *(_value(found[name]) for name in NAMED_SHARES)]
+        + [found["claims"], found["answers"]]
+        for run in runs
+        for way, found in (run["reasons"] or {}).items()
+        if found
+    ]
+    if not rows:
+        return ""
+    text = (
+        "<p>What the reasons say of face and voice, claim by claim. Groundedness: supported of the claims that can be "
+        "checked. Contradicted: of all claims. Hallucinated sense: of the clips that lack a sense, those whose reasons "
+        "claim something of it. Coverage: of the senses that the clips have, those of which the reasons claim "
+        "something. Known cues are those of synthetic actors; measured ones err, docs/cues.md says how often.</p>"
+    )
+    return _section("Reasons", text + _table(head, rows, words=3))
 
 
 def _wheels(metrics: Metrics) -> str:

@@ -127,21 +127,22 @@ class Pyramid(NamedTuple):
     levels: list[Tensor]
     atlas: Tensor
 
+    @classmethod
+    def of(cls, frames: Tensor) -> "Pyramid":
+        """Frames (F, 3, H, W), halved up to three times."""
+        levels = [frames]
+        while len(levels) < HALVINGS and min(levels[-1].shape[-2:]) >= 2:
+            levels.append(F.avg_pool2d(levels[-1], 2))
+        atlas = frames.new_zeros(*frames.shape[:-1], sum(level.shape[-1] for level in levels))
+        left = 0
+        for level in levels:
+            atlas[..., : level.shape[-2], left : left + level.shape[-1]] = level
+            left += level.shape[-1]
+        return cls(levels, atlas)
+
     def only(self, frames: Tensor) -> "Pyramid":
         """Some of the frames."""
         return Pyramid([level[frames] for level in self.levels], self.atlas[frames])
-
-
-def _pyramid(frames: Tensor) -> Pyramid:
-    levels = [frames]
-    while len(levels) < HALVINGS and min(levels[-1].shape[-2:]) >= 2:
-        levels.append(F.avg_pool2d(levels[-1], 2))
-    atlas = frames.new_zeros(*frames.shape[:-1], sum(level.shape[-1] for level in levels))
-    left = 0
-    for level in levels:
-        atlas[..., : level.shape[-2], left : left + level.shape[-1]] = level
-        left += level.shape[-1]
-    return Pyramid(levels, atlas)
 
 
 def _sample(pyramid: Pyramid, points: Tensor, step: Tensor) -> Tensor:
@@ -483,10 +484,10 @@ class FaceTower(PreTrainedModel):
     def forward(self, pixel_values_videos: Tensor) -> FaceFeatures:
         """pixel_values_videos: (B, T, 3, H, W) RGB in 0..1, best from `letterbox`."""
         clips, times = pixel_values_videos.shape[:2]
-        frames = _pyramid(pixel_values_videos.flatten(0, 1).float())  # F = B·T
+        frames = Pyramid.of(pixel_values_videos.flatten(0, 1).float())  # F = B·T
         faces = self._faces(frames, times)
         found = faces.score > 0  # (F,)
-        expression, detail = self._read(frames.only(found), faces.points[found])
+        expression, detail = self.read(frames.only(found), faces.points[found])
         nobody = expression.new_zeros(len(found), self.config.expression_size).log_softmax(-1)
         nothing = detail.new_zeros(len(found), self.config.detail_size)
         features = FaceFeatures(
@@ -526,7 +527,7 @@ class FaceTower(PreTrainedModel):
             for old, new in zip(faces, again, strict=True)
         ))  # fmt: skip
 
-    def _read(self, frames: Pyramid, points: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, frames: Pyramid, points: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities (N, 7) and detail (N, D) of the faces with these five points.
 
         Everything is the mean of the face and its mirror image: the answer does not depend on the side.

@@ -19,10 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .clip import RATE, Clip
-from .cues.voice import FEATURES
+from .cues.voice import FEATURES, VOICED_AT_LEAST
 from .encoders import encode_sound, transcribe
-
-VOICED_AT_LEAST = 0.05  # share of voiced time below which there are no words to write down
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from .clip import Clip
 from .decoding import Past, Ran, Rows, shared
 from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
+from .evidence import evidence_of
 from .features import ClipFeatures, encode_clip, to_device
 from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
 
@@ -385,4 +386,4 @@ def _answer(
             well_formed=True,
             warnings=(*clip.warnings, "constrained"),
         )
-    return answer
+    return replace(answer, evidence=evidence_of(answer.thought, clip))

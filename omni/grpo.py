@@ -67,7 +67,8 @@ def grpo_rows(
         text = ask(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
         part: dict = {"type": "video", "path": str(path), "text": None, "without": []}
         content = [part, {"type": "text", "path": None, "text": text, "without": []}]
-        facts = {"action_units": example.extra.get("action_units"), "prosody": example.extra.get("prosody")}
+        known = [name for name in ("action_units", "prosody") if example.extra.get(name) is not None]
+        facts = {name: example.extra.get(name) for name in known or ["cues"]}  # what is measured errs, so it comes last
         rows.append(
             {
                 "prompt": [{"role": "user", "content": content}],

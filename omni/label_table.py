@@ -116,6 +116,8 @@ def _to_parquet(rows: list[Row], names: list[str]) -> bytes:
 
     labels = dict.fromkeys(label for row in rows for label in row["labels"] or ())
     text, number = pa.string(), pa.float64()
+    claim = [*((name, text) for name in ("sentence", "modality", "cue", "verdict")), ("polarity", pa.int64())]
+    claim += [("t0", number), ("t1", number)]
     types = {
         "text": text,
         "number": number,
@@ -124,7 +126,7 @@ def _to_parquet(rows: list[Row], names: list[str]) -> bytes:
         "texts": pa.list_(text),
         "error": pa.struct([("code", text), ("message", text)]),
         "labels": pa.struct([(label, number) for label in labels]) if labels else pa.null(),
-        "evidence": pa.list_(pa.null()),
+        "evidence": pa.list_(pa.struct(claim)),
     }
     columns = {}
     for name in names:

@@ -38,7 +38,7 @@ COLUMNS = frozenset(("clip", "sha256", "question", "space", "model", "model_sha2
 MESSAGE_LENGTH = 300  # characters of an unforeseen error that a row keeps
 ANSWER = (
     *("label", "confidence", "labels", "thought", "text", "well_formed", "modalities", "warnings"),
-    *("duration_s", "transcript"),
+    *("duration_s", "transcript", "evidence"),
 )
 
 

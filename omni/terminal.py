@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from .clip import read_clip
 from .emotions import LabelSpace, label_space
 from .errors import OmniError
+from .evidence import told
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -31,12 +32,13 @@ if TYPE_CHECKING:
 HELP = """\
 /clip PATH       talk about another clip
 /labels [SPACE]  probabilities of the last answer; with SPACE, such as mafw11 or calm,angry, what may be answered
-/evidence        what in the clip the last answer rests on
+/evidence        which reasons of the last answer are true of the clip, and when
 /receipt         what picture and sound each contributed to it
 /save PATH       write the conversation as JSON
 /quit            end (or Ctrl-D)"""
 LATER = "{} comes with a later version. Until then the reasons above an answer are all there is."
 NO_CLIP = "There is no clip yet. Name one: /clip PATH"
+NO_REASONS = "The last answer gave no reasons."
 NO_ANSWER = "There is no answer yet. Ask something first."
 
 
@@ -128,8 +130,9 @@ class Terminal:
             print(self.bars(self._last().labels))
 
     def evidence(self, _: str) -> None:
-        """Say that it is to come."""
-        self.say(LATER.format("/evidence"))
+        """The reasons of the last answer, each checked against the clip."""
+        answer = self._last()
+        self.say(shown(told(answer.thought, answer.evidence)) or NO_REASONS)
 
     def receipt(self, _: str) -> None:
         """Say that it is to come."""

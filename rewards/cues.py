@@ -15,14 +15,17 @@ earns what silence earns.
 
 Columns: `truth`, an object (or its JSON text) with `action_units`, intensities by name as the synthetic actors'
 manifest has them, and `prosody`, deltas against the speaker's neutral voice. A sense whose key is missing or None does
-not exist in the clip, so what is said of it is made up; {} is a sense that is there and was not measured. `think`
-(optional). None where no thought was asked for, and where no cue is there or known.
+not exist in the clip, so what is said of it is made up; {} is a sense that is there and was not measured. Of a real
+clip nothing is known but what can be measured: `cues` in place of the two, true, false or null by cue, as `omni cues
+MANIFEST --out` writes it; cues of a sense that the clip lacks are not there, so give them as JSON text where a table
+would fill them in. `think` (optional). None where no thought was asked for, and where no cue is there or known.
 
 Source: the AU-F1 reward of Facial-R1 (arXiv 2511.10254), with voice, denials and an unknown band. F1 was left out:
 recall pays for long lists.
 
 How it is gamed: by a stereotype (the usual cues of the answered emotion), by claims in words that the lexicon does
-not read, and by parted lips, which speech makes unprovable. Shown by `test_a_stereotype_earns_less_than_a_look`,
+not read, by parted lips, which speech makes unprovable, and with measured cues by the errors of the reader
+(`docs/cues.md`), which a model can learn. Shown by `test_a_stereotype_earns_less_than_a_look`,
 `test_words_that_the_lexicon_does_not_read_are_free` and `test_parted_lips_are_never_contradicted`; closed routes by
 `test_neither_silence_nor_one_safe_claim_nor_repetition_earns_much`, `test_a_denial_earns_nothing`,
 `test_all_cues_at_once_cost_more_than_silence` and `test_a_guess_pays_only_if_it_is_likelier_true_than_not`.
@@ -56,10 +59,10 @@ def cues_reward(
 
     Args:
         truth: of each clip, {"action_units": {"AU4": 0.8}, "prosody": {"pitch_st": 3.0}}; an action unit may also be
-            {"intensity": 0.8}.
+            {"intensity": 0.8}. Or {"cues": {"brow_down": True, "smile": None}}.
 
     Raises:
-        ValueError: a truth that is no object of objects.
+        ValueError: a truth that is no object of objects, or with a cue that the lexicon does not have.
 
     >>> thought = "<think>The brows are lowered and the eyes are narrowed. {}</think><answer>angry</answer>"
     >>> completions = [thought.format(""), thought.format("The lips are tightened."), thought.format("He smiles.")]
@@ -93,7 +96,15 @@ def _verdict(claim: Claim, truth: Mapping[str, bool | None], senses: set[Any]) -
 
 def _cues(truth: Truth) -> dict[str, bool | None]:
     facts = _object(json.loads(truth) if isinstance(truth, str) else truth) or {}
+    if "cues" in facts:
+        return _measured(facts["cues"])
     return cue_truth(_object(facts.get("action_units")), _object(facts.get("prosody")))
+
+
+def _measured(cues: Any) -> dict[str, bool | None]:
+    if not isinstance(cues, Mapping) or not cues.keys() <= CUES.keys():
+        raise ValueError(f"cues is an object of true, false or null by cue of the lexicon; got {cues!r:.60}.")
+    return dict(cues)
 
 
 def _object(value: Any) -> dict[str, Any] | None:

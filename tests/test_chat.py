@@ -296,6 +296,7 @@ def test_a_pipe_gets_one_object_a_question(talk, talking_clip) -> None:
         "warnings": [],
         "duration_s": 1.0,
         "transcript": None,
+        "evidence": [],
         "model": "default",
         "think": True,
     }
@@ -327,7 +328,7 @@ def test_commands_as_a_whole_transcript(talk, talking_clip, voice_clip, tmp_path
         "(from now on: calm, happy)\n"
         f"{THOUGHT}\n"
         "(happy 1.00)\n"
-        "/evidence comes with a later version. Until then the reasons above an answer are all there is.\n"
+        f"{THOUGHT}\n"
         "/receipt comes with a later version. Until then the reasons above an answer are all there is.\n"
         f"(saved: {saved})\n"
         "(no_video)\n"

@@ -19,7 +19,10 @@ from omni import __version__, doctor
 from omni.answer import QUESTION, Answer, prompt
 from omni.cli import main
 from omni.errors import ModelError
+from omni.evidence import Evidence
+from omni.manifest import Example, read_manifest, write_manifest
 from omni.tiny import tiny
+from rewards.cues import cues_reward
 
 ANSWER = Answer(
     label="happy",
@@ -49,6 +52,7 @@ Commands:
   chat     Talk about one clip: reasons to stderr, answers to stdout.
   serve    Serve an API about clips that OpenAI's clients can use.
   label    Label many clips: a table of labels, probabilities and reasons.
+  cues     Measure action units, head and voice over time, without a...
   eval     Measure models on a manifest of clips with known labels.
   import   Turn a released R1-Omni or HumanOmni folder into a model...
   doctor   Check the installation and run one clip end to end.
@@ -122,6 +126,7 @@ def test_help_of_ask_names_every_option(run) -> None:
         "--think / --no-think",
         "--no-audio",
         "--no-video",
+        "--evidence",
         "--json",
         "--debug",
     ):
@@ -136,6 +141,52 @@ def test_ask_prints_the_reasons_beside_the_answer(run, model: Model, talking_cli
     )
     assert model.asked[0][0] is None  # so that a model asks what it was taught to be asked
     assert len(model.asked[0][1]) == 7 and model.asked[0][2] is True
+
+
+def test_evidence_marks_what_the_clip_says_to_each_reason(run, model: Model, talking_clip: Path) -> None:
+    smile, lively = ANSWER.thought, "The voice is not lively."
+    model.answer = replace(
+        ANSWER,
+        thought=f"{smile} {lively}",
+        evidence=(
+            Evidence(smile, "face", "smile", 1, "supported", 0.25, 1.5),
+            Evidence(smile, "voice", "range_wide", 1, "uncheckable"),
+            Evidence(lively, "voice", "range_wide", -1, "contradicted"),
+        ),
+    )
+    code, out, err = run(talking_clip, "--evidence")
+    assert (code, out) == run(talking_clip)[:2]
+    assert err.splitlines()[:-1] == [smile, "  ✓ smile 0.2–1.5 s", "  · range wide", lively, "  ✗ no range wide"]
+    claim = json.loads(run(talking_clip, "--json")[1])["evidence"][0]
+    assert claim == {"sentence": smile, "modality": "face", "cue": "smile", "polarity": 1} | {
+        "verdict": "supported",
+        "t0": 0.25,
+        "t1": 1.5,
+    }
+
+
+def test_cues_are_records_in_time_without_a_model(run, model: Model, voice_clip: Path, tmp_path: Path) -> None:
+    code, out, err = run("cues", voice_clip, "--plot", tmp_path / "cues.png")
+    assert (code, err, model.loaded) == (0, "", []) and (tmp_path / "cues.png").read_bytes().startswith(b"\x89PNG")
+    assert out.splitlines()[:2] == [
+        " 0.00– 0.50 s  voice     speech                   1.00 share voiced",
+        " 0.00– 0.50 s  voice     pitch                  254.65 Hz",
+    ]
+    found = json.loads(run("cues", voice_clip, "--json")[1])
+    assert (found["clip"], found["duration_s"], found["records"][0]["cue"]) == (str(voice_clip), 0.5, "speech")
+    code, _, err = run("cues", voice_clip, "--plot", tmp_path / "cues.txt")
+    assert code == 2 and err.endswith("Name a .png in a folder of yours.\n")
+
+
+def test_a_manifest_gets_the_cues_that_the_reward_takes(run, voice_clip: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.jsonl", [Example(voice_clip, "sad", extra={"take": 2})])
+    assert run("cues", tmp_path / "m.jsonl", "--out", tmp_path / "measured.jsonl") == (0, "", "")
+    (row,) = read_manifest(tmp_path / "measured.jsonl")
+    assert (row.label, row.extra["take"]) == ("sad", 2)
+    assert row.extra["cues"]["range_flat"] is True and row.extra["cues"]["loud"] is None
+    assert "smile" not in row.extra["cues"]  # there is no picture
+    claim = "<think>The voice is flat.</think><answer>sad</answer>"
+    assert cues_reward([claim], [{"cues": row.extra["cues"]}])[0] > 0
 
 
 def test_a_clip_alone_is_asked_about(run, model: Model, talking_clip: Path) -> None:
@@ -159,7 +210,6 @@ def test_json_is_one_object_and_nothing_else(run, talking_clip: Path) -> None:
         "model": "default",
         "status": "ok",
         "error": None,
-        "evidence": [],
         "omni_version": __version__,
         "seed": 0,
     }

@@ -74,7 +74,12 @@ class Fake:
         rest = (1 - self.sure) / (len(ask.space) - 1) if len(ask.space) > 1 else 0.0
         labels = dict.fromkeys(ask.space.labels, rest) | {label: self.sure}
         fields = {"label": label, "confidence": self.sure, "labels": labels, "thought": "A & <b>", "text": text}
-        return fields | {"well_formed": text == format_answer(word), "modalities": ["video"], "warnings": []}
+        return fields | {
+            "well_formed": text == format_answer(word),
+            "modalities": ["video"],
+            "warnings": [],
+            "evidence": [],
+        }
 
 
 @pytest.fixture
@@ -325,6 +330,23 @@ def test_one_clip_that_breaks_the_model_spoils_no_other_of_its_batch(run, tmp_pa
 def test_a_test_set_of_which_nothing_can_be_read_has_numbers_and_no_calibration(run) -> None:
     found = run(Fake(), [("bad", "sad"), ("bad2", "happy")])
     assert found.metrics["runs"][0]["war"]["value"] == 0 and found.metrics["runs"][0]["calibration"] is None
+
+
+def test_reasons_are_judged_by_measured_cues_and_by_known_ones(run, tmp_path: Path) -> None:
+    class Reasoning(Fake):
+        def fields(self, texts: list[str], ask: Ask) -> Row:
+            said = "The brows are lowered. The pitch is high." if ask.mode == "think" else ""
+            claim = {"modality": "face", "cue": "brow_down", "polarity": 1, "verdict": "supported"}
+            return super().fields(texts, ask) | {"thought": said, "evidence": [claim] if said else []}
+
+    truth = {"label": "sad", "action_units": {"AU4": {"intensity": 0.05}}, "prosody": None}
+    think, fast = run(Reasoning(), [(say("sad", 1), truth), (say("sad", 2), "sad")]).metrics["runs"]
+    assert fast["reasons"] is None
+    measured, known = think["reasons"]["measured"], think["reasons"]["known"]
+    assert (measured["groundedness"]["value"], measured["claims"], measured["answers"]) == (1.0, 2, 2)
+    assert (known["contradicted"]["value"], known["hallucinated_sense"]["value"], known["answers"]) == (1.0, 1.0, 1)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Reasons</h2>" in html and "known cues" in html
 
 
 # Labels

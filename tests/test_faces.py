@@ -7,9 +7,9 @@ from omni.faces import (
     Faces,
     FaceTower,
     FaceTowerConfig,
+    Pyramid,
     Square,
     _follow,
-    _pyramid,
     _suppressed,
     _upright,
     letterbox,
@@ -121,6 +121,6 @@ def test_the_crop_is_upright_however_the_head_is_turned():
     points = torch.tensor([[[38.0, 40], [58, 40], [48, 51], [40, 61], [56, 61]]])
     turned = torch.stack([points[..., 1], 96 - points[..., 0]], -1)  # as rot90 turns a point
     square = Square(0.0, 0.0, 2.0)
-    straight = _upright(_pyramid(picture), points, square, 16)
-    sideways = _upright(_pyramid(picture.rot90(1, (2, 3))), turned, square, 16)
+    straight = _upright(Pyramid.of(picture), points, square, 16)
+    sideways = _upright(Pyramid.of(picture.rot90(1, (2, 3))), turned, square, 16)
     torch.testing.assert_close(straight, sideways, atol=1e-3, rtol=0)

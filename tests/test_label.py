@@ -107,9 +107,11 @@ def test_a_table_is_read_back_as_it_was_written(suffix: str) -> None:
     rng = random.Random(5)
     rows = []
     for number in range(40):
-        row = dict.fromkeys(COLUMNS) | {"clip": rng.choice(AWKWARD), "status": "ok", "seed": number, "evidence": []}
+        row = dict.fromkeys(COLUMNS) | {"clip": rng.choice(AWKWARD), "status": "ok", "seed": number}
         row |= {"thought": rng.choice(AWKWARD), "confidence": rng.random(), "well_formed": rng.random() < 0.5}
         row |= {"labels": {"happy": rng.random(), "sad": 0.25}, "modalities": rng.choice([[], ["video", "audio"]])}
+        claim = {"sentence": rng.choice(AWKWARD), "modality": "face", "cue": "smile", "verdict": "supported"}
+        row["evidence"] = [claim | {"polarity": -1, "t0": rng.choice([None, 0.5]), "t1": 1.5}] * rng.randrange(3)
         error = {"code": "x", "message": rng.choice(AWKWARD)}
         rows.append(row | {"error": rng.choice([None, error]), "note": rng.choice([None, *AWKWARD])})
     assert decode_table(encode_table(rows, suffix), suffix) == rows

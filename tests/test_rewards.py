@@ -476,6 +476,15 @@ def test_a_sense_that_the_clip_lacks_is_made_up() -> None:
     assert cues_reward([voice] * 3, [ANGRY_FACE, unmeasured, ANGRY_FACE | {"prosody": None}]) == [-1 / 3, 0.0, -1 / 3]
 
 
+def test_measured_cues_count_as_known_ones_do() -> None:
+    measured = {"cues": {"brow_down": True, "eye_narrow": True, "smile": False, "cheek_up": None}}
+    thoughts = ["The brows are lowered.", "He smiles.", "The cheeks are raised.", "The pitch is high."]
+    earned = cues_reward([thinking(thought) for thought in thoughts], [measured, json.dumps(measured)] * 2)
+    assert earned == [1 / 2, -1 / 2, 0.0, -1 / 2]  # the last: there is no voice cue, so no voice
+    with pytest.raises(ValueError, match="by cue of the lexicon"):
+        cues_reward([thinking("He smiles.")], [{"cues": {"smirk": True}}])
+
+
 def test_only_the_thought_is_read() -> None:
     claim = "The brows are lowered."
     assert cues_reward([claim, f"{claim}<answer>{claim}</answer>"], [ANGRY_FACE] * 2) == [0.0, 0.0]

@@ -97,12 +97,21 @@ def claims(text: str) -> list[Claim]:
     [('brow_down', 1), ('smile', -1), ('range_flat', 1)]
     """
     found: dict[tuple[str, int], Claim] = {}
-    for sentence in _SENTENCE.split(text):
+    for sentence in sentences(text):
         for reading in _read(sentence):
             modality = CUES[reading.cue].modality
-            claim = Claim(reading.cue, modality, reading.polarity, sentence.strip())
+            claim = Claim(reading.cue, modality, reading.polarity, sentence)
             found.setdefault((reading.cue, reading.polarity), claim)
     return list(found.values())
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, without the space around them.
+
+    >>> sentences("A smile.  The pitch is high; so she is glad.")
+    ['A smile.', 'The pitch is high;', 'so she is glad.']
+    """
+    return [sentence.strip() for sentence in _SENTENCE.split(text) if sentence.strip()]
 
 
 def degree(strength: float) -> str:

@@ -48,6 +48,7 @@ SHORTEST_RUN = 3  # frames; shorter voicing is chance
 CHANGE_DEPTH = 25.0  # dB below its loud frames a band is cut, so that the noise of a room does not count
 RATE_AT_ONE, RATE_POWER = 37.4, 1.195  # see above
 PAUSE_S = 0.15  # a shorter gap is a plosive
+VOICED_AT_LEAST = 0.05  # share of voiced time below which there is sound, but no voice and no words
 BLOCK = 2048  # frames per batch, which bounds the memory of a long clip
 
 
@@ -111,7 +112,7 @@ FEATURES: dict[str, str] = {
 }
 
 
-class _Frames(NamedTuple):
+class Frames(NamedTuple):
     """Measurements per 10 ms; every array is (F,)."""
 
     f0: np.ndarray  # Hz, 0 where unvoiced
@@ -142,7 +143,7 @@ def measure(wave: np.ndarray, rate: int = RATE) -> Prosody:
     >>> measure(np.zeros(16_000)).f0_hz
     nan
     """
-    return _summary(_analyse(wave, rate))
+    return summary(analyse(wave, rate))
 
 
 def deltas(prosody: Prosody, baseline: Prosody) -> dict[str, float]:
@@ -180,7 +181,7 @@ def prosody_track(wave: np.ndarray, rate: int = RATE) -> Track:
     >>> track.times.tolist(), track.values.shape == (4, len(FEATURES)), bool(track.values.any())
     ([0.125, 0.375, 0.625, 0.875], True, False)
     """
-    frames = _analyse(wave, rate)
+    frames = analyse(wave, rate)
     count = len(frames.f0)
     rows = max(1, round(count / FRAMES_PER_ROW))
     edges = [*range(0, rows * FRAMES_PER_ROW, FRAMES_PER_ROW), count]
@@ -193,13 +194,14 @@ def prosody_track(wave: np.ndarray, rate: int = RATE) -> Track:
 
 def pitch(wave: np.ndarray, rate: int = RATE) -> np.ndarray:
     """Fundamental frequency every 10 ms: (F,) Hz, 0 where unvoiced."""
-    return _analyse(wave, rate).f0
+    return analyse(wave, rate).f0
 
 
 # ------------------------------------------------------------------------------------- from frames to numbers
 
 
-def _summary(frames: _Frames) -> Prosody:
+def summary(frames: Frames) -> Prosody:
+    """The prosody of frames: of a clip or of a part of it."""
     voiced = frames.f0 > 0
     span = _span(frames.speech)
     rate = _syllables(_mean(_inside(frames))) if span else math.nan
@@ -219,9 +221,9 @@ def _summary(frames: _Frames) -> Prosody:
     return Prosody(*(float(number) for number in numbers))
 
 
-def _clip_features(frames: _Frames) -> list[float]:
+def _clip_features(frames: Frames) -> list[float]:
     """The clip-level half of FEATURES, NaN allowed."""
-    whole = _summary(frames)
+    whole = summary(frames)
     voiced = frames.f0 > 0
     tilt_sd = frames.tilt[voiced].std() if voiced.any() else 0.0
     dynamics = frames.level[frames.speech].std() if frames.speech.any() else 0.0
@@ -241,7 +243,7 @@ def _clip_features(frames: _Frames) -> list[float]:
     ]
 
 
-def _row_features(frames: _Frames, row: slice) -> list[float]:
+def _row_features(frames: Frames, row: slice) -> list[float]:
     """The local half of FEATURES for the frames of one row."""
     f0 = frames.f0[row]
     voiced = f0 > 0
@@ -287,7 +289,7 @@ def _span(speech: np.ndarray) -> int:
     return int(where[-1] - where[0] + 1) if len(where) else 0
 
 
-def _inside(frames: _Frames) -> np.ndarray:
+def _inside(frames: Frames) -> np.ndarray:
     """The change between the first and the last speech frame."""
     where = np.flatnonzero(frames.speech)
     return frames.change[where[0] : where[-1] + 1]
@@ -302,13 +304,14 @@ def _pauses(speech: np.ndarray) -> float:
 # ---------------------------------------------------------------------------------------- from wave to frames
 
 
-def _analyse(wave: np.ndarray, rate: int) -> _Frames:
+def analyse(wave: np.ndarray, rate: int = RATE) -> Frames:
+    """What is measured every 10 ms of a wave (samples,)."""
     wave = resample(np.nan_to_num(np.asarray(wave, np.float64).reshape(-1)), rate, RATE)
     count = max(1, round(len(wave) / HOP))
     peak = np.abs(wave).max(initial=0.0)
     if len(wave) < HOP or peak < 1e-6:  # -120 dB: digital silence
         none = np.zeros(count)
-        return _Frames(none, none, none - 120, none, none, none, none > 0, none, -math.inf)
+        return Frames(none, none, none - 120, none, none, none, none > 0, none, -math.inf)
     total, low, high, *parts = _band_powers(wave / peak, count).T
     level = 10 * np.log10(total + 1e-12)  # -120 dB below the peak
     loud = float(np.percentile(level, 95))
@@ -317,7 +320,7 @@ def _analyse(wave: np.ndarray, rate: int) -> _Frames:
     f0, periodicity = _track_pitch(wave / peak, level - loud, tilt)
     gain = 20 * math.log10(peak)
     change = _change(np.stack(parts, 1), speech)
-    return _Frames(f0, periodicity, level + gain, tilt, low, high, speech, change, loud + gain)
+    return Frames(f0, periodicity, level + gain, tilt, low, high, speech, change, loud + gain)
 
 
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -215,6 +215,18 @@ class LabelsRequest(Strict):
 # ---- what comes out ----
 
 
+class Claim(Strict):
+    """One claim of the reasons, checked against the clip: the fields of `omni.evidence.Evidence`."""
+
+    sentence: str
+    modality: Literal["face", "voice"]
+    cue: str
+    polarity: Literal[1, -1]
+    verdict: Literal["supported", "contradicted", "uncheckable"]
+    t0: float | None
+    t1: float | None
+
+
 class Emotion(Strict):
     """What the model says about the clip, and what it had to go on: the fields of `omni.answer.Answer`."""
 
@@ -227,6 +239,7 @@ class Emotion(Strict):
     warnings: list[str]
     duration_s: float
     transcript: str | None
+    evidence: list[Claim]
 
 
 class ErrorOf(Strict):
@@ -308,6 +321,7 @@ class LabelsReply(Strict):
     warnings: list[str]
     duration_s: float
     transcript: str | None
+    evidence: list[Claim]
 
 
 class ModelOf(Strict):
