@@ -113,6 +113,9 @@ def ask(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Check the reasons against what can be measured of the clip.")
     ] = False,
+    receipt: Annotated[
+        bool, typer.Option("--receipt", help="Find out what of picture and sound the answer rests on.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -129,20 +132,26 @@ def ask(
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
         loaded, processor = _load(model, dtype, load_in_4bit)
-        from .generate import reason
+        from .faithfulness import receipt_of, told
+        from .generate import as_features, reason
 
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
             media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
-        answer = reason(loaded, processor, media, question, labels=space, think=think)
+        features = as_features(loaded, processor, media)
+        answer = reason(loaded, processor, features, question, labels=space, think=think)
+        proof = receipt_of(loaded, processor, features, answer, question, labels=space) if receipt else None
     if as_json:
         task, job = Task(space, fingerprint(model), think), Job(clip, question or processor.question, media.sha256)
         asked = asked_text(processor, question, task, answer)
         row = clip_row(job, task, answer, time.perf_counter() - started, asked)
+        row |= {"receipt": proof.to_dict()} if proof else {}
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
         _print_reasons(answer, evidence)
         typer.echo(bars(answer.labels, _block()))
+        if proof:
+            typer.echo(f"\n{told(proof)}")
 
 
 @app.command()
