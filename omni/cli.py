@@ -132,7 +132,6 @@ def ask(
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
         loaded, processor = _load(model, dtype, load_in_4bit)
-        from .faithfulness import receipt_of, told
         from .generate import as_features, reason
 
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
@@ -140,7 +139,11 @@ def ask(
         say("Watching and listening…")
         features = as_features(loaded, processor, media)
         answer = reason(loaded, processor, features, question, labels=space, think=think)
-        proof = receipt_of(loaded, processor, features, answer, question, labels=space) if receipt else None
+        proof = None
+        if receipt:
+            from . import faithfulness
+
+            proof = faithfulness.receipt_of(loaded, processor, features, answer, question, labels=space)
     if as_json:
         task, job = Task(space, fingerprint(model), think), Job(clip, question or processor.question, media.sha256)
         asked = asked_text(processor, question, task, answer)
@@ -151,7 +154,7 @@ def ask(
         _print_reasons(answer, evidence)
         typer.echo(bars(answer.labels, _block()))
         if proof:
-            typer.echo(f"\n{told(proof)}")
+            typer.echo(f"\n{faithfulness.told(proof)}")
 
 
 @app.command()

@@ -127,6 +127,7 @@ def test_help_of_ask_names_every_option(run) -> None:
         "--no-audio",
         "--no-video",
         "--evidence",
+        "--receipt",
         "--json",
         "--debug",
     ):
