@@ -6,6 +6,7 @@
     omni serve                        OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
     omni cues CLIP                    what can be measured of a clip without a language model
+    omni calibrate MANIFEST           how sure the answers of a model may be, from held-out clips
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni report RUN                   the curves of a training run, as one HTML file
@@ -76,6 +77,13 @@ Labels = Annotated[
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Give reasons before the answer.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32 or bfloat16.")]
 FourBit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the language model in 4 bits (bitsandbytes).")]
+AbstainBelow = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Answer uncertain where the best label is less probable than this.")
+]
+MaxRisk = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="The same, from where at most this share of the held-out clips was wrong."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -113,6 +121,8 @@ def ask(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Check the reasons against what can be measured of the clip.")
     ] = False,
+    abstain_below: AbstainBelow = None,
+    max_risk: MaxRisk = None,
     receipt: Annotated[
         bool, typer.Option("--receipt", help="Find out what of picture and sound the answer rests on.")
     ] = False,
@@ -120,6 +130,7 @@ def ask(
     debug: Debug = False,
 ) -> None:
     """Ask about one clip: reasons to stderr, answer to stdout."""
+    from .calibration import UNCERTAIN, abstained, leading
     from .clip import read_clip
     from .emotions import label_space
     from .label_row import Job, Task, asked_text, clip_row
@@ -128,7 +139,7 @@ def ask(
     started = time.perf_counter()
     if no_audio and no_video:
         raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
-    space = label_space(labels)
+    space, below = label_space(labels), _least_sure(model, think, abstain_below, max_risk)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
         loaded, processor = _load(model, dtype, load_in_4bit)
@@ -144,14 +155,18 @@ def ask(
             from . import faithfulness
 
             proof = faithfulness.receipt_of(loaded, processor, features, answer, question, labels=space)
+    answer = abstained(answer, below)
     if as_json:
         task, job = Task(space, fingerprint(model), think), Job(clip, question or processor.question, media.sha256)
         asked = asked_text(processor, question, task, answer)
         row = clip_row(job, task, answer, time.perf_counter() - started, asked)
+        row |= {"leading": leading(answer.labels)} if answer.label == UNCERTAIN else {}
         row |= {"receipt": proof.to_dict()} if proof else {}
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
         _print_reasons(answer, evidence)
+        if answer.label == UNCERTAIN:
+            typer.echo(f"{UNCERTAIN}: {' or '.join(leading(answer.labels))}\n")
         typer.echo(bars(answer.labels, _block()))
         if proof:
             typer.echo(f"\n{faithfulness.told(proof)}")
@@ -255,6 +270,8 @@ def label(
         typer.Option(min=1, help="Larger pictures are refused. Default: 9.4 million in a video, 89 in a still."),
     ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 256 * 2**20,
+    abstain_below: AbstainBelow = None,
+    max_risk: MaxRisk = None,
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
@@ -283,6 +300,7 @@ def label(
         limits=table.clip_limits(max_seconds, max_pixels, max_bytes, clip_timeout),
         clip_timeout=clip_timeout,
         report=report,
+        abstain_below=_least_sure(model, think, abstain_below, max_risk),
     )
     typer.echo("\n".join(table.told(summary, out)), err=True)
     if summary.left:
@@ -320,6 +338,34 @@ def cues(
         typer.echo(json.dumps(found, ensure_ascii=_block() == "#"))
     else:
         typer.echo(timeline.told(records))
+
+
+@app.command()
+def calibrate(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Held-out clips with their true labels.")],
+    run: Annotated[
+        Path, typer.Option(help="Folder of answers, as of omni eval; run again to resume.", show_default=False)
+    ],
+    model: Model = "default",
+    out: Annotated[
+        Path | None, typer.Option(help="Write here. Default: calibration.json in the model's folder.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="A label space. Default: that of the manifest.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
+    debug: Debug = False,
+) -> None:
+    """Fit how sure a model's answers are on held-out clips, and keep it with the model."""
+    from . import calibration
+
+    if out is None and model.startswith(REMOTE):
+        raise OmniError("A remote model has no folder. Say where to write: --out FILE", code="bad_argument")
+    _offline(model)
+    found = calibration.calibrate(manifest, model, run, labels=labels, features=features, batch_size=batch_size)
+    place = out or calibration.folder_of(model) / calibration.FILE
+    calibration.write_calibration(found, place)
+    warmth = ", ".join(f"{mode} {value:.2f}" for mode, value in found.temperature.items())
+    typer.echo(f"temperature: {warmth}, from {found.clips} clips: {place}")
 
 
 @app.command("eval")
@@ -506,6 +552,17 @@ def _print_reasons(answer: Answer, evidence: bool) -> None:
     for line in (thought, *(f"({note})" for note in notes if note)):
         if line:
             console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _least_sure(model: str, think: bool, below: float | None, risk: float | None) -> float:
+    """The confidence below which an answer is uncertain; 0 for never."""
+    from .calibration import folder_of, read_calibration
+
+    if below is not None and risk is not None:
+        raise OmniError("--abstain-below and --max-risk are two ways of one limit. Give one.", code="bad_argument")
+    if risk is None:
+        return below or 0.0
+    return read_calibration(folder_of(model)).threshold("think" if think else "no-think", risk)
 
 
 def _load(model: str, dtype: str, four_bit: bool) -> tuple[Any, Any]:

@@ -48,17 +48,18 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  ask      Ask about one clip: reasons to stderr, answer to stdout.
-  chat     Talk about one clip: reasons to stderr, answers to stdout.
-  serve    Serve an API about clips that OpenAI's clients can use.
-  label    Label many clips: a table of labels, probabilities and reasons.
-  cues     Measure action units, head and voice over time, without a...
-  eval     Measure models on a manifest of clips with known labels.
-  import   Turn a released R1-Omni or HumanOmni folder into a model...
-  doctor   Check the installation and run one clip end to end.
-  probe    Measure the fusion mechanisms without a language model.
-  report   Draw the curves of a training run into RUN/report.html.
-  rewards  Run rewards over saved completions, to see how they can be gamed.
+  ask        Ask about one clip: reasons to stderr, answer to stdout.
+  chat       Talk about one clip: reasons to stderr, answers to stdout.
+  serve      Serve an API about clips that OpenAI's clients can use.
+  label      Label many clips: a table of labels, probabilities and reasons.
+  cues       Measure action units, head and voice over time, without a...
+  calibrate  Fit how sure a model's answers are on held-out clips, and...
+  eval       Measure models on a manifest of clips with known labels.
+  import     Turn a released R1-Omni or HumanOmni folder into a model...
+  doctor     Check the installation and run one clip end to end.
+  probe      Measure the fusion mechanisms without a language model.
+  report     Draw the curves of a training run into RUN/report.html.
+  rewards    Run rewards over saved completions, to see how they can be...
 """
 
 
@@ -127,6 +128,8 @@ def test_help_of_ask_names_every_option(run) -> None:
         "--no-audio",
         "--no-video",
         "--evidence",
+        "--abstain-below",
+        "--max-risk",
         "--receipt",
         "--json",
         "--debug",
