@@ -25,6 +25,7 @@ import numpy as np
 
 from .errors import ManifestError, OmniError
 from .journal import replace_file
+from .metrics import Bools, Floats
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -84,7 +85,7 @@ class Calibration:
         return good[-1]
 
 
-def risk_coverage(right: Sequence[bool], confidence: Sequence[float]) -> list[Point]:
+def risk_coverage(right: Bools, confidence: Sequence[float] | Floats) -> list[Point]:
     """Coverage and risk at every confidence that occurs, from the surest.
 
     >>> risk_coverage([True, False], [0.9, 0.6])
@@ -97,7 +98,7 @@ def risk_coverage(right: Sequence[bool], confidence: Sequence[float]) -> list[Po
     return [Point(float(sure[i]), (i + 1) / len(order), float(risk[i])) for i in ends]
 
 
-def aurc(right: Sequence[bool], confidence: Sequence[float]) -> float:
+def aurc(right: Bools, confidence: Sequence[float] | Floats) -> float:
     """Area under the risk–coverage curve; clips that are as sure as each other share a risk.
 
     >>> aurc([True, False], [0.9, 0.6])

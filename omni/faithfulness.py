@@ -36,7 +36,7 @@ from .answer import Answer, Parsed
 from .clip import Clip
 from .cues.lexicon import CUES, sentences, spell
 from .emotions import EKMAN7, LabelSpace, label_space
-from .evidence import MARKS, SENSES, Evidence
+from .evidence import MARKS, SENSES, Evidence, Verdict
 from .features import ClipFeatures
 from .generate import SOURCES, answer_head, as_features, ask_text, build_inputs, score_labels
 from .rollout import unwrapped
@@ -77,7 +77,7 @@ class TriedClaim:
     modality: str
     cue: str
     polarity: int
-    verdict: str
+    verdict: Verdict
     drop: float
     survives: bool
 
