@@ -2,8 +2,8 @@
 
     python benchmarks/bench_receipt.py [CLIP…] [--json]
 
-The plain answer is all of `omni ask` after the model is loaded: reading the clip, towers, text, label probabilities. The
-receipt comes on top of it. CPU-seconds of this process; the first clip is asked twice, the first time uncounted.
+The plain answer is all of `omni ask` after the model is loaded: reading the clip, towers, text, label probabilities.
+The receipt comes on top of it. CPU-seconds of this process; the first clip is asked twice, the first time uncounted.
 """
 
 import json
