@@ -12,7 +12,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -82,18 +81,7 @@ def shuffled_sound(clips: Sequence[ClipFeatures], seed: int = 0) -> list[ClipFea
         if "audio" not in clip.modalities:
             swapped.append(clip)
             continue
-        donor = donors[next(sound)]
-        ours = {m: x for m, x in clip.features.items() if m not in ("audio", "prosody")}
-        times = {m: t for m, t in clip.times.items() if m in ours}
-        theirs = [m for m in ("audio", "prosody") if m in donor.features]
-        swapped.append(
-            replace(
-                clip,
-                features=ours | {m: donor.features[m] for m in theirs},
-                times=times | {m: donor.times[m] for m in theirs},
-                transcript=donor.transcript,
-            )
-        )
+        swapped.append(clip.with_sound_of(donors[next(sound)]))
     return swapped
 
 

@@ -8,6 +8,7 @@
     omni cues CLIP                    what can be measured of a clip without a language model
     omni export TABLE --to FORMAT     such a table → Label Studio, ELAN, a flat .csv, ShareGPT
     omni import-corrections EXPORT    what people corrected in Label Studio → a manifest and preference pairs
+    omni calibrate MANIFEST           how sure the answers of a model may be, from held-out clips
     omni eval MANIFEST --out DIR      models against known labels: predictions, metrics, a report
     omni probe                        what the fusion mechanisms compute by themselves, without a language model
     omni matrix MANIFEST --out DIR    the same model trained with every fusion mechanism, as one table
@@ -80,6 +81,13 @@ Labels = Annotated[
 Think = Annotated[bool, typer.Option("--think/--no-think", help="Give reasons before the answer.")]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32 or bfloat16.")]
 FourBit = Annotated[bool, typer.Option("--load-in-4bit", help="Hold the language model in 4 bits (bitsandbytes).")]
+AbstainBelow = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Answer uncertain where the best label is less probable than this.")
+]
+MaxRisk = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="The same, from where at most this share of the held-out clips was wrong."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -121,6 +129,11 @@ def ask(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Check the reasons against what can be measured of the clip.")
     ] = False,
+    abstain_below: AbstainBelow = None,
+    max_risk: MaxRisk = None,
+    receipt: Annotated[
+        bool, typer.Option("--receipt", help="Find out what of picture and sound the answer rests on.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -128,6 +141,7 @@ def ask(
 
     Reasons go to stderr, the answer to stdout.
     """
+    from .calibration import UNCERTAIN, abstained, leading
     from .clip import read_clip
     from .emotions import label_space
     from .label_row import Job, Task, asked_text, clip_row
@@ -136,11 +150,11 @@ def ask(
     started = time.perf_counter()
     if no_audio and no_video:
         raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
-    space = label_space(labels)
+    space, below = label_space(labels), _least_sure(model, think, abstain_below, max_risk)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
         loaded, processor = _load(model, dtype, load_in_4bit)
-        from .generate import reason
+        from .generate import as_features, reason
 
         if delta is not None:
             from .adapt import apply, read_delta
@@ -149,15 +163,28 @@ def ask(
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
             media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
-        answer = reason(loaded, processor, media, question, labels=space, think=think)
+        features = as_features(loaded, processor, [media])[0]
+        answer = reason(loaded, processor, features, question, labels=space, think=think)
+        proof = None
+        if receipt:
+            from . import faithfulness
+
+            proof = faithfulness.receipt_of(loaded, processor, features, answer, question, labels=space)
+    answer = abstained(answer, below)
     if as_json:
         task, job = Task(space, fingerprint(model), think), Job(clip, question or processor.question, media.sha256)
         asked = asked_text(processor, question, task, answer)
         row = clip_row(job, task, answer, time.perf_counter() - started, asked)
+        row |= {"leading": leading(answer.labels)} if answer.label == UNCERTAIN else {}
+        row |= {"receipt": proof.to_dict()} if proof else {}
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
         _print_reasons(answer, evidence)
+        if answer.label == UNCERTAIN:
+            typer.echo(f"{UNCERTAIN}: {' or '.join(leading(answer.labels))}\n")
         typer.echo(bars(answer.labels, _block()))
+        if proof:
+            typer.echo(f"\n{faithfulness.told(proof)}")
 
 
 @app.command()
@@ -261,6 +288,8 @@ def label(
         typer.Option(min=1, help="Larger pictures are refused. Default: 9.4 million in a video, 89 in a still."),
     ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 256 * 2**20,
+    abstain_below: AbstainBelow = None,
+    max_risk: MaxRisk = None,
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
@@ -289,6 +318,7 @@ def label(
         limits=table.clip_limits(max_seconds, max_pixels, max_bytes, clip_timeout),
         clip_timeout=clip_timeout,
         report=report,
+        abstain_below=_least_sure(model, think, abstain_below, max_risk),
     )
     typer.echo("\n".join(table.told(summary, out)), err=True)
     if summary.left:
@@ -366,6 +396,37 @@ def import_corrections(
     from .corrections import import_corrections as run
 
     typer.echo("\n".join(run(export, out, pairs or out.with_suffix(".pairs.jsonl"), root).lines()), err=True)
+
+
+@app.command()
+def calibrate(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Held-out clips with their true labels.")],
+    run: Annotated[
+        Path, typer.Option(help="Folder of answers, as of omni eval; run again to resume.", show_default=False)
+    ],
+    model: Model = "default",
+    out: Annotated[
+        Path | None, typer.Option(help="Write here. Default: calibration.json in the model's folder.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="A label space. Default: that of the manifest.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
+    debug: Debug = False,
+) -> None:
+    """Fit how sure a model is on held-out clips.
+
+    What was fitted is kept with the model.
+    """
+    from . import calibration
+
+    if out is None and model.startswith(REMOTE):
+        raise OmniError("A remote model has no folder. Say where to write: --out FILE", code="bad_argument")
+    _offline(model)
+    found = calibration.calibrate(manifest, model, run, labels=labels, features=features, batch_size=batch_size)
+    place = out or calibration.folder_of(model) / calibration.FILE
+    calibration.write_calibration(found, place)
+    warmth = ", ".join(f"{mode} {value:.2f}" for mode, value in found.temperature.items())
+    typer.echo(f"temperature: {warmth}, from {found.clips} clips: {place}")
 
 
 @app.command("eval")
@@ -651,6 +712,17 @@ def _print_reasons(answer: Answer, evidence: bool) -> None:
     for line in (thought, *(f"({note})" for note in notes if note)):
         if line:
             console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _least_sure(model: str, think: bool, below: float | None, risk: float | None) -> float:
+    """The confidence below which an answer is uncertain; 0 for never."""
+    from .calibration import folder_of, read_calibration
+
+    if below is not None and risk is not None:
+        raise OmniError("--abstain-below and --max-risk are two ways of one limit. Give one.", code="bad_argument")
+    if risk is None:
+        return below or 0.0
+    return read_calibration(folder_of(model)).threshold("think" if think else "no-think", risk)
 
 
 def _load(model: str, dtype: str, four_bit: bool) -> tuple[Any, Any]:

@@ -34,6 +34,7 @@ import numpy as np
 
 from . import __version__
 from .answer import parse_answer
+from .calibration import aurc, risk_coverage
 from .emotions import OUR_WHEELS, SPACES, EmotionWheels, LabelSpace, canonical, emotion_words, label_space, read_wheels
 from .errors import LabelError, ManifestError, OmniError
 from .evaluation_report import page
@@ -354,18 +355,21 @@ def _classes(judged: Sequence[Judged], prediction: Sequence[str | None], space: 
 
 
 def _calibration(judged: Sequence[Judged], space: LabelSpace) -> dict[str, Any] | None:
-    """ECE and Brier score of the label probabilities, and the curve; None if there are none."""
+    """ECE, Brier score and AURC of the label probabilities, and their curves; None if there are none."""
     if not judged:
         return None
     right = np.array([one.right for one in judged])
     confidence = np.array([one.row["confidence"] for one in judged])
     squares = np.array([brier([str(one.case.truth)], [one.row["labels"]], space) for one in judged])
     gap = resample(lambda drawn: ece(right[drawn], confidence[drawn]), len(judged), seed=SEED)
+    area = resample(lambda drawn: aurc(right[drawn], confidence[drawn]), len(judged), seed=SEED)
     spread = resample(lambda drawn: squares[drawn].mean(), len(judged), seed=SEED)
     return {
         "ece": _estimate(ece(right, confidence), gap),
         "brier": _estimate(squares.mean(), spread),
+        "aurc": _estimate(aurc(right, confidence), area),
         "bins": [one._asdict() for one in reliability(right, confidence)],
+        "risk_coverage": [one._asdict() for one in risk_coverage(right, confidence)],
     }
 
 
@@ -413,6 +417,7 @@ def _compare(think: Sequence[Judged], fast: Sequence[Judged], space: LabelSpace 
     right = Counter((a.right, b.right) for a, b in pairs)
     return differences | {
         "clips": len(pairs),
+        "disagreeing": [a.row["clip"] for a, b in pairs if a.label != b.label],  # a human should look at these first
         "same_answer": _portion(sum(a.label == b.label for a, b in pairs), len(pairs)),
         "both_right": right[True, True],
         "only_think_right": right[True, False],

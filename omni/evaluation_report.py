@@ -109,7 +109,7 @@ def _model(name: str, runs: Sequence[Metrics], metrics: Metrics) -> str:
         return ""
     pictures = "".join(
         f"<figure><figcaption>{escape(run['mode'])}</figcaption>{confusion_picture(run['confusion'], space['labels'])}"
-        f"<br>{calibration_picture(run['calibration']) if run['calibration'] else 'No label probabilities.'}</figure>"
+        f"<br>{_curves(run['calibration']) if run['calibration'] else 'No label probabilities.'}</figure>"
         for run in runs
     )
     first = runs[0]["recall"]
@@ -168,6 +168,24 @@ def calibration_picture(calibration: Metrics) -> str:
     parts.append(_text(left + PLOT / 2, low + 32, "confidence; the height is the share that is right", "middle"))
     caption = f"ECE {_value(calibration['ece'])}, Brier {_value(calibration['brier'])}"
     return _svg(PLOT + 60, PLOT + 50, "Calibration curve", parts) + f"<br><small>{caption}</small>"
+
+
+def _curves(calibration: Metrics) -> str:
+    return f"{calibration_picture(calibration)}<br>{risk_picture(calibration)}"
+
+
+def risk_picture(calibration: Metrics) -> str:
+    """The share of wrong answers among the surest clips against how many these are, as SVG."""
+    points = [(40 + one["coverage"] * PLOT, 10 + (1 - one["risk"]) * PLOT) for one in calibration["risk_coverage"]]
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    parts = [f'<rect class="frame" x="40" y="10" width="{PLOT}" height="{PLOT}"/>']
+    parts.append(f'<polyline fill="none" stroke="#247" stroke-width="2" points="{places}"/>')
+    for tick in (0.0, 0.5, 1.0):
+        parts.append(_text(40 + tick * PLOT, PLOT + 26, tick, "middle"))
+        parts.append(_text(36, 14 + (1 - tick) * PLOT, tick, "end"))
+    parts.append(_text(40 + PLOT / 2, PLOT + 42, "share of clips answered, surest first; height: wrong", "middle"))
+    caption = f"AURC {_value(calibration['aurc'])}"
+    return _svg(PLOT + 60, PLOT + 50, "Risk-coverage curve", parts) + f"<br><small>{caption}</small>"
 
 
 def _mistakes(run: Metrics) -> str:

@@ -61,6 +61,31 @@ class ClipFeatures:
         kept = tuple(m for m in self.modalities if m != "audio")
         return replace(self.without("audio", "prosody"), modalities=kept, transcript=None)
 
+    def with_sound_of(self, other: "ClipFeatures") -> "ClipFeatures":
+        """The clip with the sound and the words of another one."""
+        silent = self.mute()
+        theirs = [m for m in ("audio", "prosody") if m in other.features]
+        return replace(
+            silent,
+            features=silent.features | {m: other.features[m] for m in theirs},
+            times=silent.times | {m: other.times[m] for m in theirs},
+            modalities=tuple(m for m in ("video", "audio") if m in self.modalities or m == "audio" in other.modalities),
+            transcript=other.transcript,
+        )
+
+    def shuffled(self) -> "ClipFeatures":
+        """The clip with every second frame first, at the times of the others."""
+        pictures = {m: x for m, x in self.features.items() if m in ("video", "expression")}
+        return replace(self, features=self.features | {m: _interleaved(x, self.times[m]) for m, x in pictures.items()})
+
+
+def _interleaved(values: Tensor, times: Tensor) -> Tensor:
+    """Steps 1, 3, 5 … before 0, 2, 4 …, (T, D); steps without a time stay where they are."""
+    seen = torch.nonzero(~times.isnan())[:, 0]
+    moved = values.clone()
+    moved[seen] = values[torch.cat([seen[1::2], seen[::2]])]
+    return moved
+
 
 def collate(rows: Sequence[ClipFeatures]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Right-pad B clips to {stream: (B, T, D)} and {stream: (B, T)}, NaN where a clip has nothing."""

@@ -5,8 +5,8 @@
 
 Label probabilities are scores of the whole label space, not sampled text: the prompt is run once for the text and the
 scores, the continuations of all labels share its keys and values and those of the thought that was written, and each is
-scored to its closing tag, so that a long label is not favoured or punished for its length. They are what confidence,
-calibration and abstention rest on.
+scored to its closing tag, so that a long label is not favoured or punished for its length. The model's temperature
+(`calibration.py`), of answers with or without a thought, is applied to them in `score_labels` and nowhere else.
 
 `reason_batch` and `stream` are callers of the same few functions; chat, labelling, server and evaluation call these.
 """
@@ -267,7 +267,9 @@ def score_labels(
         )
     steps = logits.log_softmax(-1)[:, tree.source, tree.token]  # (B, N)
     sums = torch.zeros(batch, len(space.labels)).index_add(1, tree.label, steps.cpu())
-    return [dict(zip(space.labels, map(float, row), strict=True)) for row in sums.softmax(-1)]
+    modes = ("think" if head.startswith("<think>") else "no-think" for head in heads)
+    warmth = torch.tensor([model.calibration.of(mode) for mode in modes])
+    return [dict(zip(space.labels, map(float, row), strict=True)) for row in (sums / warmth[:, None]).softmax(-1)]
 
 
 class _Tree(NamedTuple):

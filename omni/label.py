@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .answer import Answer
+from .calibration import UNCERTAIN
 from .clip import Clip, Limits, display_name
 from .emotions import LabelSpace, label_space
 from .errors import ClipError, ManifestError, OmniError
@@ -104,6 +105,7 @@ def label(
     limits: Limits | None = None,
     clip_timeout: float = TIMEOUT,
     report: str | Path | None = None,
+    abstain_below: float = 0.0,
     progress: bool = True,
     labeller: Labeller | None = None,
 ) -> LabelSummary:
@@ -126,6 +128,8 @@ def label(
         limits: what a clip may cost.
         clip_timeout: seconds for reading one clip.
         report: a page of HTML about the table, written after it.
+        abstain_below: the table says "uncertain" where the best label is less probable; the journal keeps the label, so
+            that the same command with another limit makes another table without asking again.
         progress: say on stderr how far it is.
         labeller: in place of the model.
 
@@ -165,7 +169,7 @@ def label(
             advance(max(1, len(rows)), len(rows), sum(row["status"] == "error" for row in rows))
         summary = _summary(clips, known, before)
         if not summary.left:
-            _finish(out, clips, known, Path(report) if report else None, limits, clip_timeout)
+            _finish(out, clips, known, Path(report) if report else None, limits, clip_timeout, abstain_below)
     return summary
 
 
@@ -465,14 +469,22 @@ def _summary(clips: Sequence[Wanted], known: Known, before: set[Key]) -> LabelSu
 
 
 def _finish(
-    out: Path, clips: Sequence[Wanted], known: Known, report: Path | None, limits: Limits, timeout: float
+    out: Path,
+    clips: Sequence[Wanted],
+    known: Known,
+    report: Path | None,
+    limits: Limits,
+    timeout: float,
+    abstain_below: float,
 ) -> None:
     """Put the table in its place, and the page about it."""
     rows = []
     for clip in clips:
         row = known.row(known.todo(clip))
         assert row is not None
-        rows.append({name: row[name] for name in COLUMNS} | {"clip": printable(clip.path)} | clip.extra)
+        sure = row["confidence"] is None or row["confidence"] >= abstain_below
+        said = {} if sure else {"label": UNCERTAIN}
+        rows.append({name: row[name] for name in COLUMNS} | said | {"clip": printable(clip.path)} | clip.extra)
     content = encode_table(rows, out.suffix.lower())
     if len(decode_table(content, out.suffix.lower())) != len(rows):
         raise ManifestError(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from .calibration import read_calibration
 from .errors import ModelError
 from .fusion.placement import place
 from .import_weights import KIND as RELEASED
@@ -25,6 +26,7 @@ from .model import OmniForConditionalGeneration
 from .processing import OmniProcessor
 from .quiet import quiet
 from .released import ReleasedProcessor
+from .rollout import unwrapped
 
 HUB = "hub:"
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -107,6 +109,7 @@ def load(
             model = model.merge_and_unload()
     if trainable and target.type == "cpu" and "clip" in model.config.placeholders:
         model.set_attn_implementation({"text_config": "eager"})
+    unwrapped(model).calibration = read_calibration(trained if adapter and trained is not None else folder)
     return model.eval(), processor
 
 

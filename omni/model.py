@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
 
+from .calibration import Calibration
 from .config import OmniConfig
 from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
 from .fusion import AUX, Fused, Instruction
@@ -223,6 +224,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
     """The backbone with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012 (transformers' name)
+    calibration = Calibration()  # of its label probabilities; `load` reads that of the folder
 
     def __init__(self, config: OmniConfig):
         super().__init__(config)

@@ -36,7 +36,6 @@ HELP = """\
 /receipt         what picture and sound each contributed to it
 /save PATH       write the conversation as JSON
 /quit            end (or Ctrl-D)"""
-LATER = "{} comes with a later version. Until then the reasons above an answer are all there is."
 NO_CLIP = "There is no clip yet. Name one: /clip PATH"
 NO_REASONS = "The last answer gave no reasons."
 NO_ANSWER = "There is no answer yet. Ask something first."
@@ -135,8 +134,12 @@ class Terminal:
         self.say(shown(told(answer.thought, answer.evidence)) or NO_REASONS)
 
     def receipt(self, _: str) -> None:
-        """Say that it is to come."""
-        self.say(LATER.format("/receipt"))
+        """What the last answer rests on, its question asked by itself, without the turns before it."""
+        from . import faithfulness
+
+        answer, chat = self._last(), self._open()
+        asked, of = chat.turns[-1].question, (chat.model, chat.processor, chat.clip)
+        self.say(shown(faithfulness.told(faithfulness.receipt_of(*of, answer, asked, labels=chat.space))))
 
     def save(self, path: str) -> None:
         """Write the conversation."""

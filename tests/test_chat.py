@@ -303,7 +303,7 @@ def test_a_pipe_gets_one_object_a_question(talk, talking_clip) -> None:
     }
 
 
-def test_commands_as_a_whole_transcript(talk, talking_clip, voice_clip, tmp_path) -> None:
+def test_commands_as_a_whole_transcript(talk, talking_clip, voice_clip, tmp_path, monkeypatch) -> None:
     saved = tmp_path / "chat.json"
     lines = [
         "hm?",
@@ -321,6 +321,7 @@ def test_commands_as_a_whole_transcript(talk, talking_clip, voice_clip, tmp_path
         "/quit",
         "never asked",
     ]
+    monkeypatch.setattr("omni.faithfulness.told", lambda found: f"receipt of the answer {found.answer}")
     code, out, err = talk("\n".join(lines))
     assert (code, out) == (2, "happy\nhappy  1.00\n\n  happy  ████████████████████████ 1.00\n  calm   0.00\n")
     assert err == (
@@ -330,7 +331,7 @@ def test_commands_as_a_whole_transcript(talk, talking_clip, voice_clip, tmp_path
         f"{THOUGHT}\n"
         "(happy 1.00)\n"
         f"{THOUGHT}\n"
-        "/receipt comes with a later version. Until then the reasons above an answer are all there is.\n"
+        "receipt of the answer happy\n"
         f"(saved: {saved})\n"
         "(no_video)\n"
         "omni: There is no answer yet. Ask something first.\n"

@@ -58,6 +58,7 @@ Commands:
   cues                Measure face, head and voice without a language model.
   export              Export labels to the tools that people annotate in.
   import-corrections  Turn Label Studio corrections into training rows.
+  calibrate           Fit how sure a model is on held-out clips.
   eval                Measure models on clips with known labels.
   import              Turn a released folder into a model of ours.
   doctor              Check the installation and run one clip end to end.
@@ -134,6 +135,9 @@ def test_help_of_ask_names_every_option(run) -> None:
         "--no-audio",
         "--no-video",
         "--evidence",
+        "--abstain-below",
+        "--max-risk",
+        "--receipt",
         "--json",
         "--debug",
     ):

@@ -546,7 +546,7 @@ def test_the_page_stands_alone(run, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text()
     seen = Page(text)
     tags = [tag for tag, _ in seen.found]
-    assert seen.open == [] and tags.count("svg") == 4  # a confusion matrix and a calibration curve for each mode
+    assert seen.open == [] and tags.count("svg") == 6  # confusion matrix, calibration, risk and coverage, for each mode
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert not [attrs for _, attrs in seen.found if {"src", "href", "xlink:href"} & set(attrs)]
     assert "url(" not in text and "@import" not in text

@@ -1,0 +1,98 @@
+"""Confidence: temperatures that calibrate, thresholds that abstain, and where they are kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from omni.calibration import (
+    UNCERTAIN,
+    Calibration,
+    Point,
+    abstained,
+    aurc,
+    fit_temperature,
+    folder_of,
+    read_calibration,
+    risk_coverage,
+    tempered,
+    write_calibration,
+)
+from omni.emotions import label_space
+from omni.errors import OmniError
+from omni.features import encode_clip
+from omni.generate import ask_text, build_inputs, reason, score_labels
+from omni.tiny import tiny
+from tests.clips import CLIPS
+
+CURVE = {"think": [Point(0.9, 0.25, 0.0), Point(0.6, 0.5, 0.1), Point(0.4, 1.0, 0.3)]}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return tiny()
+
+
+def test_the_fitted_temperature_is_the_one_that_made_the_model_too_sure() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet([1.0] * 3, 20_000)
+    truth = ["abc"[rng.choice(3, p=p)] for p in true]
+    sure = [tempered(dict(zip("abc", p, strict=True)), 1 / 3) for p in true]
+    assert fit_temperature(truth, sure) == pytest.approx(3.0, rel=0.05)
+
+
+def test_a_temperature_changes_how_sure_but_not_which() -> None:
+    labels = {"sad": 0.7, "happy": 0.2, "fear": 0.1}
+    warm = tempered(labels, 4.0)
+    assert sum(warm.values()) == pytest.approx(1.0) and warm["sad"] < 0.7
+    assert sorted(warm, key=warm.__getitem__) == sorted(labels, key=labels.__getitem__)
+
+
+def test_each_mode_of_an_answer_has_its_own_temperature(parts) -> None:
+    model, processor = parts
+    clip, space = encode_clip(*parts, CLIPS[0]), label_space("angry,happy,sad")
+    for think, head in ((True, "<think>A smile.</think>\n<answer>"), (False, "<answer>")):
+        inputs = build_inputs(*parts, [clip], [ask_text(processor, clip, None, space, think)])
+        plain = score_labels(*parts, inputs, [head], space)[0]
+        model.calibration = Calibration({"think": 5.0, "no-think": 2.0})
+        found = score_labels(*parts, inputs, [head], space)[0]
+        del model.calibration
+        assert found == pytest.approx(tempered(plain, 5.0 if think else 2.0), abs=1e-5)
+
+
+def test_the_surest_clips_come_first_and_ties_share_a_risk() -> None:
+    right, confidence = [True, False, True, False], [0.5, 0.9, 0.9, 0.1]
+    assert [(p.coverage, round(p.risk, 3)) for p in risk_coverage(right, confidence)] == [
+        (0.5, 0.5),
+        (0.75, 0.333),
+        (1.0, 0.5),
+    ]
+    assert aurc(right, confidence) == pytest.approx(0.5 * 0.5 + 0.25 / 3 + 0.25 * 0.5)
+
+
+def test_the_threshold_of_a_risk_keeps_as_many_clips_as_it_can() -> None:
+    found = Calibration({}, CURVE)
+    assert [found.threshold("think", risk) for risk in (0.0, 0.2, 0.5)] == [0.9, 0.6, 0.4]
+    with pytest.raises(OmniError, match="omni calibrate"):
+        found.threshold("no-think", 0.1)
+    with pytest.raises(OmniError, match=r"--max-risk 0\.10 or more"):
+        Calibration({}, {"think": CURVE["think"][1:]}).threshold("think", 0.05)
+
+
+def test_what_is_written_is_read_again_and_a_folder_without_it_changes_nothing(tmp_path) -> None:
+    found = Calibration({"think": 5.4, "no-think": 1.4}, CURVE, 4)
+    write_calibration(found, tmp_path / "calibration.json")
+    assert read_calibration(tmp_path) == found
+    assert read_calibration(tmp_path / "none").of("think") == 1.0
+
+
+def test_the_default_model_has_a_calibration_of_both_modes() -> None:
+    found = read_calibration(folder_of("default"))
+    assert found.of("think") > 1 and found.of("no-think") > 1
+    assert 0 < found.threshold("think", 0.2) < 1
+
+
+def test_an_unsure_answer_is_uncertain_and_keeps_its_probabilities(parts) -> None:
+    answer = replace(reason(*parts, CLIPS[0], max_new_tokens=2), confidence=0.4)
+    assert abstained(answer, 0.4) == answer
+    assert abstained(answer, 0.41) == replace(answer, label=UNCERTAIN)

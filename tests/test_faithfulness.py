@@ -1,0 +1,116 @@
+"""The receipt of an answer: conditions, shares, claims and thinking, on a random model where weights do not matter."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from omni.answer import Answer
+from omni.emotions import EKMAN7, label_space
+from omni.evidence import Evidence
+from omni.faithfulness import TWICE, Agreement, Conflict, Receipt, conditions, conflict, receipt_of, shares, told
+from omni.features import encode_clip
+from omni.generate import ask_text, build_inputs, score_labels
+from omni.tiny import tiny
+from tests.clips import CLIPS
+
+THOUGHT = "The mouth smiles. The pitch is high."
+CLAIMS = (
+    Evidence("The mouth smiles.", "face", "smile", 1, "supported", 0.0, 1.0),
+    Evidence("The pitch is high.", "voice", "pitch_high", 1, "contradicted"),
+)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def clip(parts):
+    encoded = (encode_clip(*parts, one) for one in CLIPS)
+    return next(one for one in encoded if one.modalities == ("video", "audio"))
+
+
+def answered(clip) -> Answer:
+    labels = dict.fromkeys(label_space(EKMAN7).labels, 0.05) | {"happy": 0.7}
+    return Answer("happy", 0.7, labels, THOUGHT, "", True, clip.modalities, evidence=CLAIMS)
+
+
+def test_each_condition_has_the_probabilities_that_the_changed_clip_has_alone(parts, clip) -> None:
+    found = receipt_of(*parts, clip, answered(clip)).conditions
+    assert list(found) == ["full", "muted", "blind", "swapped", "shuffled"]
+    changed = {"full": clip, "muted": clip.mute(), "blind": clip.blind(), "shuffled": clip.shuffled()}
+    for name, one in changed.items():
+        text = ask_text(parts[1], one, None, label_space(EKMAN7), False)
+        alone = score_labels(*parts, build_inputs(*parts, [one], [text]), ["<answer>"], label_space(EKMAN7))[0]
+        torch.testing.assert_close(list(found[name].values()), list(alone.values()), atol=1e-4, rtol=0)
+
+
+def test_what_a_clip_does_not_have_is_not_taken_from_it(clip) -> None:
+    assert list(conditions(clip.mute(), clip)) == ["full", "blind", "shuffled"]
+    assert list(conditions(clip.blind(), None)) == ["full", "muted"]
+    assert "no_transcript" in conditions(replace(clip, transcript="Well."), None)
+
+
+def test_shuffling_keeps_the_frames_and_their_times_but_not_their_order(clip) -> None:
+    before, after = clip.features["video"], clip.shuffled().features["video"]
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(before.sort(0).values, after.sort(0).values)
+    torch.testing.assert_close(clip.times["video"], clip.shuffled().times["video"])
+
+
+def test_the_sense_whose_removal_costs_the_answer_has_the_share() -> None:
+    found = {"full": {"sad": 0.8}, "muted": {"sad": 0.4}, "blind": {"sad": 0.1}}
+    assert shares(found, "sad") == pytest.approx({"video": 0.75, "audio": 0.25})
+    assert shares({"full": {"sad": 0.2}, "muted": {"sad": 0.5}}, "sad") == {"audio": 0.0}
+
+
+def test_a_conflict_names_both_sides_and_the_winner() -> None:
+    found = {"muted": {"sad": 0.9, "happy": 0.1}, "blind": {"sad": 0.2, "happy": 0.8}}
+    assert conflict(found, "happy") == Conflict("sad", "happy", "audio")
+    assert conflict(found, "fear") == Conflict("sad", "happy", None)
+    assert conflict({"muted": found["muted"], "blind": found["muted"]}, "sad") is None
+
+
+def test_a_claim_is_tried_by_how_likely_its_sentence_is_without_its_sense(parts, clip) -> None:
+    model, processor = parts
+    found = receipt_of(*parts, clip, answered(clip)).claims
+    head, logs = "<think>" + THOUGHT, []
+    first = len(processor.tokenizer("<think>The mouth smiles.").input_ids)
+    for one in (clip, clip.blind()):
+        inputs = build_inputs(*parts, [one], [ask_text(processor, one, None, label_space(EKMAN7), True)])
+        ids = torch.tensor([processor.tokenizer(head).input_ids])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        with torch.no_grad():
+            steps = model(**inputs).logits[0, -ids.shape[1] - 1 : -1].log_softmax(-1).gather(-1, ids[0][:, None])
+        logs.append(float(steps[len("<think>") : first].sum()))
+    assert found[0].drop == pytest.approx(logs[0] - logs[1], abs=1e-3)
+    assert [one.survives for one in found] == [one.drop >= TWICE for one in found]
+
+
+def test_thinking_is_compared_with_none_and_with_its_contrary(parts, clip) -> None:
+    found = receipt_of(*parts, clip, answered(clip))
+    one = found.agreement
+    assert one is not None and one.with_thinking == 0.7 and one.contrary_thinking is not None
+    assert one.without_thinking == found.conditions["full"]["happy"]
+    assert one.follows == (math.log(0.7) - math.log(one.contrary_thinking) >= TWICE)
+    assert receipt_of(*parts, clip, replace(answered(clip), thought="", evidence=())).agreement is None
+
+
+def test_a_receipt_is_json_and_reads_as_one_block() -> None:
+    found = {"full": {"sad": 0.8, "happy": 0.2}, "muted": {"sad": 0.1, "happy": 0.9}}
+    agreement = Agreement("happy", 0.9, 0.8, 0.2, False, True)
+    receipt = Receipt("sad", found, {"audio": 1.0}, Conflict("happy", "sad", "audio"), (), agreement)
+    assert json.loads(json.dumps(receipt.to_dict()))["conflict"]["winner"] == "audio"
+    assert told(receipt).splitlines() == [
+        "receipt of the answer sad",
+        "  full           sad 0.80",
+        "  muted          happy 0.90, sad 0.10",
+        "  share: sound 1.00",
+        "  conflict: the picture alone says happy, the sound alone sad; the sound won",
+        "  thinking: 0.90 with it, 0.80 without, 0.20 after its contrary; at once the answer is happy and follows it",
+    ]
