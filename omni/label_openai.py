@@ -142,11 +142,15 @@ class Server:
 
     def prompt(self, question: str | None, answer: Answer) -> str:
         """The text that a model of ours is asked with beside the clip."""
-        how = {"modalities": answer.modalities, "transcript": answer.transcript}
-        return prompt(question, self.task.space, think=self.task.think, **how)
+        task = self.task
+        senses, words = answer.modalities, answer.transcript
+        return prompt(question, task.space, think=task.think, modalities=senses, transcript=words)
 
     def _models(self) -> list[dict[str, Any]]:
-        reply = self._asked("GET", "models")
+        try:
+            reply = self._asked("GET", "models")
+        except ValueError:  # no JSON
+            reply = None
         found = reply.get("data") if isinstance(reply, dict) else None
         if not isinstance(found, list) or not all(isinstance(model, dict) for model in found):
             raise ServerError(f"{self.http.base_url} is no OpenAI-style server. Give its --base-url with /v1.")
@@ -190,8 +194,8 @@ class Server:
         label = parsed.label and (parsed.label if self.task.space == OPEN else canonical(parsed.label, self.task.space))
         if not label:
             raise ValueError(f"no label in {text[:80]!r}")
-        about = {"modalities": clip.modalities, "warnings": clip.warnings, "duration_s": clip.duration}
-        return Answer(label, 0.0, {}, parsed.thought, text, parsed.well_formed, **about)
+        thought, is_well = parsed.thought, parsed.well_formed
+        return Answer(label, 0.0, {}, thought, text, is_well, clip.modalities, clip.warnings, clip.duration)
 
     def _asked(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of a reply, after as many tries as it needs.
@@ -271,7 +275,7 @@ def _pause(tried: int, retry_after: str | None = None) -> float:
     """
     if retry_after and retry_after.isdecimal():
         return min(float(retry_after), PATIENCE)
-    return min(MOST, FIRST * 2 ** (tried - 1)) * random.uniform(0.5, 1)
+    return min(MOST, FIRST * 2.0 ** (tried - 1)) * random.uniform(0.5, 1)
 
 
 def _refused(reply: httpx.Response) -> ModelError:
@@ -284,4 +288,4 @@ def _refused(reply: httpx.Response) -> ModelError:
     if status in ENDING or reply.is_redirect:
         what = ENDING.get(status, "sends on to another address, which is not followed")
         return ServerError(f"The server at {reply.url.host} {what} ({status}): {said}", code=f"http_{status}")
-    return ModelError(f"The server refused the clip ({status}): {said}", code=f"http_{status}")
+    return ModelError(f"The server refused this ({status}): {said}", code=f"http_{status}")
