@@ -55,14 +55,14 @@ FIELDS = ("label", "confidence", "labels", "thought", "well_formed", "duration_s
 
 
 class Sent(NamedTuple):
-    """A clip that was read here and can be sent."""
+    """A clip that was read here and can be sent; its pictures and sound are not kept."""
 
     path: Path
-    clip: Clip
-
-    @property
-    def sha256(self) -> str:
-        return self.clip.sha256
+    sha256: str
+    kind: str  # of the part of a message
+    modalities: tuple[str, ...]
+    warnings: tuple[str, ...]
+    duration: float  # s
 
 
 def remote(base_url: str, *, api_key_env: str | None = None, concurrency: int = 8) -> Engine:
@@ -97,10 +97,9 @@ def remote(base_url: str, *, api_key_env: str | None = None, concurrency: int = 
             def answer(clips: Sequence[Sent], question: str | None) -> Sequence[Answer | Exception]:
                 return list(pool.map(lambda clip: server.answer(clip, question), clips))
 
-            def read(path: Path) -> Sent:
-                return Sent(path, reader.read(path))
-
-            yield Labeller(read, answer, server.prompt, QUESTION, OVERFULL * concurrency)
+            yield Labeller(
+                lambda path: _sent(path, reader.read(path)), answer, server.prompt, QUESTION, OVERFULL * concurrency
+            )
 
     return engine
 
@@ -132,7 +131,7 @@ class Server:
         try:
             reply = self._asked("POST", "chat/completions", self._request(sent, question))
             message = reply["choices"][0]["message"]
-            return self._ours(message) if self.is_ours else self._other(message, sent.clip)
+            return self._ours(message) if self.is_ours else self._other(message, sent)
         except (KeyError, IndexError, TypeError, ValueError) as err:
             return ModelError(f"The server's reply is not as expected ({type(err).__name__}: {err}).", code="bad_reply")
         except ServerError:
@@ -161,7 +160,7 @@ class Server:
         ours = {"labels": list(task.space.labels), "think": task.think}
         if not self.is_ours:
             ours = {}
-            text = prompt(question, task.space, think=task.think, modalities=sent.clip.modalities)
+            text = prompt(question, task.space, think=task.think, modalities=sent.modalities)
         content = [_part(sent), {"type": "text", "text": text}]
         how = {"max_tokens": TOKENS, "temperature": 0, "seed": task.seed}
         return {"model": task.model.name, "messages": [{"role": "user", "content": content}]} | how | ours
@@ -185,7 +184,7 @@ class Server:
             **{name: record[name] for name in FIELDS},
         )
 
-    def _other(self, message: dict[str, Any], clip: Clip) -> Answer:
+    def _other(self, message: dict[str, Any], sent: Sent) -> Answer:
         """What is to be read from text alone; without `labels`, which a row then has as null."""
         text = message["content"] or ""
         if thought := message.get("reasoning_content"):
@@ -195,7 +194,7 @@ class Server:
         if not label:
             raise ValueError(f"no label in {text[:80]!r}")
         thought, is_well = parsed.thought, parsed.well_formed
-        return Answer(label, 0.0, {}, thought, text, is_well, clip.modalities, clip.warnings, clip.duration)
+        return Answer(label, 0.0, {}, thought, text, is_well, sent.modalities, sent.warnings, sent.duration)
 
     def _asked(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of a reply, after as many tries as it needs.
@@ -245,8 +244,14 @@ def _server(base_url: str, key: str, task: Task, concurrency: int) -> Iterator[S
         yield Server(http, task)
 
 
+def _sent(path: Path, clip: Clip) -> Sent:
+    moving = "video_url" if clip.duration else "image_url"
+    kind = "input_audio" if clip.frames is None else moving
+    return Sent(path, clip.sha256, kind, clip.modalities, clip.warnings, clip.duration)
+
+
 def _part(sent: Sent) -> dict[str, Any]:
-    """A clip as a part of a message: a sound, a still or a video.
+    """A clip as a part of a message.
 
     Raises:
         ClipError: it is another file than the one that was read.
@@ -256,13 +261,12 @@ def _part(sent: Sent) -> dict[str, Any]:
         name = display_name(sent.path)
         raise ClipError(f"{name} was changed while it was sent. Label it when it is whole.", code="changed")
     data = base64.b64encode(content).decode()
-    if sent.clip.frames is None:
+    if sent.kind == "input_audio":
         form = sent.path.suffix[1:].lower() or "wav"
         return {"type": "input_audio", "input_audio": {"data": data, "format": form}}
-    kind = "image_url" if sent.clip.duration == 0 else "video_url"
-    usual = "image/png" if kind == "image_url" else "video/mp4"
+    usual = "image/png" if sent.kind == "image_url" else "video/mp4"
     url = f"data:{mimetypes.guess_type(sent.path.name)[0] or usual};base64,{data}"
-    return {"type": kind, kind: {"url": url}}
+    return {"type": sent.kind, sent.kind: {"url": url}}
 
 
 def _pause(tried: int, retry_after: str | None = None) -> float:
