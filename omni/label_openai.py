@@ -78,7 +78,7 @@ def remote(base_url: str, *, api_key_env: str | None = None, concurrency: int = 
     """
     if find_spec("httpx") is None:
         raise OmniError("--engine openai needs one more package: pip install 'omni-emotion[client]'", code="no_extra")
-    if not base_url.startswith(("http://", "https://")):
+    if not _is_address(base_url):
         raise OmniError(f"--base-url is '{base_url}'. Give one like http://127.0.0.1:8000/v1.", code="bad_argument")
     key = os.environ.get(api_key_env, "") if api_key_env else ""
     if api_key_env and not key:
@@ -97,11 +97,26 @@ def remote(base_url: str, *, api_key_env: str | None = None, concurrency: int = 
             def answer(clips: Sequence[Sent], question: str | None) -> Sequence[Answer | Exception]:
                 return list(pool.map(lambda clip: server.answer(clip, question), clips))
 
-            yield Labeller(
-                lambda path: _sent(path, reader.read(path)), answer, server.prompt, QUESTION, OVERFULL * concurrency
-            )
+            def read(path: Path) -> Sent:
+                return _sent(path, reader.read(path))
+
+            yield Labeller(read, answer, server.prompt, QUESTION, OVERFULL * concurrency)
 
     return engine
+
+
+def _is_address(url: str) -> bool:
+    """
+    >>> [_is_address(url) for url in ("http://127.0.0.1:8000/v1", "127.0.0.1:8000", "https://", "http://host:port/v1")]
+    [True, False, False, False]
+    """
+    import httpx
+
+    try:
+        found = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return found.scheme in ("http", "https") and bool(found.host)
 
 
 class Server:
@@ -270,16 +285,16 @@ def _part(sent: Sent) -> dict[str, Any]:
 
 
 def _pause(tried: int, retry_after: str | None = None) -> float:
-    """Seconds to wait: what the server asks for, else twice as long each time, less up to a half by chance.
+    """Seconds to wait: twice as long each time, less up to a half by chance, or longer if the server asks for it.
 
     >>> 0.25 <= _pause(1) <= 0.5 and 2 <= _pause(4) <= 4 and _pause(99) <= 30
     True
     >>> _pause(1, "7"), _pause(1, "86400")
     (7.0, 120.0)
     """
-    if retry_after and retry_after.isdecimal():
-        return min(float(retry_after), PATIENCE)
-    return min(MOST, FIRST * 2.0 ** (tried - 1)) * random.uniform(0.5, 1)
+    usual = min(MOST, FIRST * 2.0 ** (tried - 1)) * random.uniform(0.5, 1)
+    asked = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+    return max(usual, min(asked, PATIENCE))
 
 
 def _refused(reply: httpx.Response) -> ModelError:

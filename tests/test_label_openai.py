@@ -187,6 +187,14 @@ def test_the_label_of_another_server_is_read_from_its_text_and_has_no_probabilit
     assert "Emotions: angry, disgust" in text["text"] and "labels" not in other.asked[0]
 
 
+def test_a_table_without_probabilities_is_written_as_parquet_with_its_page(folder, tmp_path) -> None:
+    out, page = tmp_path / "t.parquet", tmp_path / "report.html"
+    with Other(said("<answer>sad</answer>")).running() as url:
+        assert run(folder, out, url, model="omni-vllm", limit=2, report=page).ok == 2
+    assert [row["label"] for row in table_of(out)] == ["sad"] * 2 and table_of(out)[0]["confidence"] is None
+    assert "sad" in page.read_text(encoding="utf-8")
+
+
 def test_text_without_a_label_of_the_list_is_an_error_not_a_guess(folder, tmp_path) -> None:
     with Other(said("<answer>hungry</answer>")).running() as url:
         assert run(folder, tmp_path / "t.jsonl", url, model="omni-vllm", limit=1).errors == 1
@@ -243,11 +251,12 @@ def test_stills_and_sounds_are_sent_as_what_they_are(folder, tmp_path) -> None:
 # ---- the command ----
 
 
-def test_the_command_needs_a_base_url_and_refuses_options_that_change_nothing(folder, tmp_path, capsys) -> None:
+def test_the_command_needs_a_base_url_and_refuses_options_that_change_nothing(folder, tmp_path) -> None:
     out = str(tmp_path / "t.jsonl")
     for options in (["--engine", "openai"], ["--base-url", "http://x/v1"], ["--engine", "none"]):
         assert main(["label", str(folder), "--out", out, *options]) == 2
     assert main(["label", str(folder), "--out", out, "--engine", "openai", "--base-url", "ftp://x"]) == 2
+    assert not Path(out).exists()
     with Other(said("<answer>sad</answer>")).running() as url:
         asked = ["--engine", "openai", "--base-url", f"{url}/v1", "--model", "omni-vllm"]
         assert main(["label", str(folder), "--out", out, *asked, "--dtype", "float32"]) == 2
