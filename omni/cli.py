@@ -290,6 +290,10 @@ def label(
     max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 256 * 2**20,
     abstain_below: AbstainBelow = None,
     max_risk: MaxRisk = None,
+    engine: Annotated[str, typer.Option(metavar="local|openai", help="The model here, or behind a server.")] = "local",
+    base_url: Annotated[str | None, typer.Option(help="Of the server, with /v1; --model is its name there.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="The variable that holds the server's API key.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests to the server at once.")] = 8,
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
@@ -319,6 +323,7 @@ def label(
         clip_timeout=clip_timeout,
         report=report,
         abstain_below=_least_sure(model, think, abstain_below, max_risk),
+        engine=_engine(engine, base_url, api_key_env, concurrency, dtype),
     )
     typer.echo("\n".join(table.told(summary, out)), err=True)
     if summary.left:
@@ -737,6 +742,27 @@ def _offline(model: str) -> None:
     """Forbid the hub client any request, unless a remote model is named. It reads this as it is imported."""
     if not model.startswith(REMOTE):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _engine(engine: str, base_url: str | None, api_key_env: str | None, concurrency: int, dtype: str) -> Any:
+    """What labels in place of a model in this process; None for that.
+
+    Raises:
+        OmniError: options that do not go together.
+    """
+    if engine not in ("local", "openai"):
+        raise OmniError(f"There is no engine '{engine}'. Give local or openai.", code="bad_argument")
+    if (engine == "openai") != (base_url is not None):
+        raise OmniError("--engine openai and --base-url go together. Give both or neither.", code="bad_argument")
+    if base_url is None:
+        if api_key_env:
+            raise OmniError("--api-key-env is for --engine openai. Give that, or leave it out.", code="bad_argument")
+        return None
+    if dtype != "auto":
+        raise OmniError("--dtype is chosen where the model is. Leave it out with --engine openai.", code="bad_argument")
+    from .label_openai import remote
+
+    return remote(base_url, api_key_env=api_key_env, concurrency=concurrency)
 
 
 @contextmanager

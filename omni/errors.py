@@ -39,6 +39,12 @@ class ModelError(OmniError):
     default_code = "model"
 
 
+class ServerError(ModelError):
+    """A server that cannot be reached or refuses whatever it is asked; no fault of a clip, so it ends a run."""
+
+    default_code = "server"
+
+
 class LabelError(OmniError):
     """A label space or a label that is unknown."""
 

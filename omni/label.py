@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ from .answer import Answer
 from .calibration import UNCERTAIN
 from .clip import Clip, Limits, display_name
 from .emotions import LabelSpace, label_space
-from .errors import ClipError, ManifestError, OmniError
+from .errors import ClipError, ManifestError, OmniError, ServerError
 from .journal import Row, appending, printable, replace_file
 from .label_journal import Key, Known, Todo, entry, journal_of, read_journal
 from .label_progress import progress as progressing
@@ -48,7 +48,7 @@ from .label_row import COLUMNS, Task, asked_text, clip_row, error_row, is_memory
 from .label_sources import Shard, Wanted, find_clips
 from .label_table import check_format, decode_table, encode_table
 from .lock import locked
-from .predictions import OPEN, fingerprint
+from .predictions import OPEN, ModelId, fingerprint
 
 TOLD = 3  # errors that are printed at the end
 ENCODED = 8  # clips that are encoded together, and read ahead of those: their pictures are in memory
@@ -71,12 +71,15 @@ class LabelSummary(NamedTuple):
 class Labeller(NamedTuple):
     """What labelling needs of a model; a test gives its own."""
 
-    read: Callable[[Path], Clip]  # called in a thread of its own
-    answer: Callable[[Sequence[Any], str | None], Sequence[Answer]]  # encoded clips, question → one answer each
+    read: Callable[[Path], Any]  # a Clip, or what has its `sha256`; called in a thread of its own
+    answer: Callable[[Sequence[Any], str | None], Sequence[Answer | Exception]]  # encoded clips, question → one each
     prompt: Callable[[str | None, Answer], str]  # question, answer → the text that the model was asked with
     question: str  # the model's own
     batch_size: int = BATCH  # what "auto" stands for
-    encode: Callable[[Sequence[Clip]], Sequence[Any]] = tuple  # what is kept of clips until they are answered
+    encode: Callable[[Sequence[Any]], Sequence[Any]] = tuple  # what is kept of clips until they are answered
+
+
+Engine = Callable[[Task, Limits, float], AbstractContextManager[Labeller]]  # the float: s for reading a clip
 
 
 class Read(NamedTuple):
@@ -108,6 +111,7 @@ def label(
     abstain_below: float = 0.0,
     progress: bool = True,
     labeller: Labeller | None = None,
+    engine: Engine | None = None,
 ) -> LabelSummary:
     """Label clips into a table; call it again to resume.
 
@@ -132,12 +136,13 @@ def label(
             that the same command with another limit makes another table without asking again.
         progress: say on stderr how far it is.
         labeller: in place of the model.
+        engine: what answers in place of a model in this process, which then has no hash: `label_openai.remote`.
 
     Raises:
         ClipError: a source without clips.
         LabelError: an unknown label space.
         ManifestError: the table, its journal or a manifest is not as it should be, or another process writes it.
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded; as `ServerError`, the server of an engine cannot be used.
     """
     out = Path(out)
     check_format(out)
@@ -146,7 +151,8 @@ def label(
     space = OPEN if open_vocabulary else label_space(labels)
     clips = find_clips(sources, question)[:limit]
     clips = shard.of_these(clips) if shard else clips
-    task = Task(space, fingerprint(str(model)), think, seed, dtype)
+    model_id = ModelId(str(model), "") if engine else fingerprint(str(model))
+    task = Task(space, model_id, think, seed, dtype)
     limits = limits or Limits()
     with locked(out), ExitStack() as stack:
         known = read_journal(out, task, retry_errors, limits.file_bytes)
@@ -159,7 +165,7 @@ def label(
 
         @cache
         def start() -> Labeller:
-            found = labeller or stack.enter_context(_loaded(task, limits, clip_timeout))
+            found = labeller or stack.enter_context((engine or _loaded)(task, limits, clip_timeout))
             stack.callback(ahead.drop)  # called first, so that no clip is begun when the reader is ended
             return found
 
@@ -382,10 +388,12 @@ def _answer(batch: Sequence[Read], task: Task, labeller: Labeller, shrink: Calla
         shrink: is told the size of a half if memory ran out.
     """
     question, started = batch[0].todo.key[1], time.perf_counter()
-    answers: Sequence[Answer] = ()
+    answers: Sequence[Answer | Exception] = ()
     failure: Exception | None = None
     try:
         answers = labeller.answer([read.clip for read in batch], question)
+    except ServerError:
+        raise
     except Exception as err:  # the row is the boundary
         failure = err.with_traceback(None)  # which would hold what filled the memory
     seconds = (time.perf_counter() - started) / len(batch)
@@ -394,13 +402,15 @@ def _answer(batch: Sequence[Read], task: Task, labeller: Labeller, shrink: Calla
         if is_memory(failure):
             shrink(half)
         return [row for part in (batch[:half], batch[half:]) for row in _answer(part, task, labeller, shrink)]
-    if failure:
-        row = error_row(batch[0].todo.job(labeller.question), task, failure, batch[0].seconds + seconds)
-        return [entry(batch[0].todo, task, row)]
+    answers = [failure] if failure else answers
     rows = []
     for read, answer in zip(batch, answers, strict=True):
-        job, asked = read.todo.job(labeller.question), labeller.prompt(question, answer)
-        rows.append(entry(read.todo, task, clip_row(job, task, answer, read.seconds + seconds, asked)))
+        job, took = read.todo.job(labeller.question), read.seconds + seconds
+        if isinstance(answer, Exception):
+            row = error_row(job, task, answer, took)
+        else:
+            row = clip_row(job, task, answer, took, labeller.prompt(question, answer))
+        rows.append(entry(read.todo, task, row))
     return rows
 
 

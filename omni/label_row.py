@@ -82,6 +82,8 @@ def clip_row(job: Job, task: Task, answer: Answer, seconds: float, asked: str) -
     if task.space == OPEN:
         words = ", ".join(emotion_words(parse_answer(answer.text).label))
         fields = open_fields(answer) | {"label": words or None}
+    elif not answer.labels:  # of a server that gives none
+        fields |= {"confidence": None, "labels": None}
     prompt = hashlib.sha256(asked.encode(errors="replace")).hexdigest()
     return _row(job, task, seconds) | fields | {"status": "ok", "prompt_sha256": prompt}
 

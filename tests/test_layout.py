@@ -26,7 +26,7 @@ LABEL = {"label", "label_journal", "label_progress", "label_report", "label_row"
 TORCH_FREE = (
     LEAVES | LABEL | {"cli", "clip_reader", "corrections", "export", "journal", "lock", "predictions", "report"}
 )
-TORCH_FREE |= {"calibration", "evidence", "grounding"}
+TORCH_FREE |= {"calibration", "evidence", "grounding", "label_openai"}
 TORCHLIKE = {"torch", "transformers", "peft", "trl", "accelerate"}
 FILE_LINES = 500
 LONG = {
