@@ -1,6 +1,6 @@
 """A picture of the web page with the model's answer about a clip: python examples/page_picture.py CLIP OUT.png [MODEL]
 
-Needs the extras `serve` and `dev`, and a chromium that is installed.
+Needs the extra `dev`, and a chromium that is installed.
 """
 
 import shutil
@@ -23,7 +23,7 @@ while not server.started:
 port = server.servers[0].sockets[0].getsockname()[1]
 with sync_playwright() as driver:
     browser = driver.chromium.launch(executable_path=shutil.which("chromium"))
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport={"width": 1180, "height": 800})
     page.goto(f"http://127.0.0.1:{port}")
     page.set_input_files("#file", clip)
     page.click("#send")

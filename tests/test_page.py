@@ -198,7 +198,7 @@ def test_a_claim_stands_on_the_line_of_time_where_it_holds(visit) -> None:
 
 
 def test_frames_and_wave_are_drawn_from_the_file(visit) -> None:
-    visit.expected = "willReadFrequently"  # said to this test, which reads the canvas
+    visit.expected = "willReadFrequently"  # said to this test, which may read the canvas before the page has drawn
     visit.page.set_input_files("#file", CLIP)
     ink = """id => { const canvas = document.getElementById(id);
         const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;

@@ -280,6 +280,20 @@ def test_labels_after_reasons_are_those_of_the_chat(server, clip) -> None:
     assert found["thought"] == THOUGHT and found["labels"] == chatted["labels"]
 
 
+def test_labels_from_one_sense_are_those_of_the_clip_without_the_other(chance, clip, voice_clip) -> None:
+    def found(url: str, senses: list[str]) -> dict:
+        return chance.http.post("/v1/labels", json={"model": "default", "clip": {"url": url}, "senses": senses}).json()
+
+    encoded = chance.clips.metrics.clips._value.get()
+    both, seen, heard = (found(clip, senses) for senses in (["audio", "video"], ["video"], ["audio"]))
+    assert [one["modalities"] for one in (both, seen, heard)] == [["video", "audio"], ["video"], ["audio"]]
+    assert len({tuple(one["labels"].values()) for one in (both, seen, heard)}) == 3
+    assert chance.clips.metrics.clips._value.get() <= encoded + 1  # the towers run once
+    sound = found(data_url(voice_clip, "audio/wav"), ["video"])
+    assert sound["error"]["message"] == "The clip gives no video to judge from, only audio."
+    assert sound["error"]["code"] == "no_such_sense"
+
+
 def test_files_can_be_kept_listed_and_deleted(server) -> None:
     client = server.openai
     kept = client.files.create(file=("../sad\x85.mp4", CLIP.read_bytes()), purpose="user_data")

@@ -217,14 +217,14 @@ def combined(clips: Sequence[Clip]) -> Clip:
 
 
 def only(clip: ClipFeatures, senses: Sequence[str]) -> ClipFeatures:
-    """What some senses tell of an encoded clip.
+    """An encoded clip as some senses have it.
 
     Raises:
-        Refusal: nothing.
+        Refusal: they have nothing of it, and the other has.
     """
-    if not set(senses) & set(clip.modalities) and clip.modalities:
-        had = " and ".join(clip.modalities)
-        raise Refusal(400, f"The clip has {had} alone. Ask for that.", code="no_such_sense", param="senses")
+    if clip.modalities and not set(senses) & set(clip.modalities):
+        message = f"The clip gives no {senses[0]} to judge from, only {clip.modalities[0]}."
+        raise Refusal(400, message, code="no_such_sense", param="senses")
     seen = clip if "video" in senses else clip.blind()
     return seen if "audio" in senses else seen.mute()
 

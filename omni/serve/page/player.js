@@ -202,8 +202,18 @@ async function drawFrames(url, wanted) {
     const scale = Math.max(cell / reader.videoWidth, height / reader.videoHeight);
     const [w, h] = [cell / scale, height / scale]; // the middle of the frame that fills its cell
     const [x, y] = [(reader.videoWidth - w) / 2, (reader.videoHeight - h) / 2];
-    pen.drawImage(reader, x, y, w, h, i * cell, 0, cell - 1, height);
+    const draw = () => pen.drawImage(reader, x, y, w, h, i * cell, 0, cell - 1, height);
+    draw();
+    for (let turn = 0; turn < 20 && isEmpty(pen, i * cell + cell / 2, height / 2); turn++) {
+      await new Promise((resolve) => setTimeout(resolve, 50)); // a busy browser may say "seeked" before it has the frame
+      draw();
+    }
   }
+}
+
+function isEmpty(pen, x, y) {
+  const { a, d } = pen.getTransform();
+  return pen.getImageData(Math.floor(a * x), Math.floor(d * y), 1, 1).data[3] === 0;
 }
 
 /** A canvas that is as sharp as the screen, measured in CSS pixels. */
@@ -212,7 +222,7 @@ function penOf(canvas) {
   const { width, height } = canvas.getBoundingClientRect();
   canvas.width = Math.max(1, Math.round(width * sharp));
   canvas.height = Math.max(1, Math.round(height * sharp));
-  const pen = canvas.getContext("2d");
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
   pen.scale(sharp, sharp);
   return { pen, width, height };
 }
