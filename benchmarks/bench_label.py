@@ -35,6 +35,7 @@ from omni import generate, label
 from omni.answer import parse_answer
 from omni.emotions import EKMAN7, canonical
 from omni.features import encode_clip
+from omni.label_run import BATCH
 from omni.label_table import decode_table
 from omni.loading import load
 
@@ -143,7 +144,7 @@ def peak() -> float:
 
 def main(
     clips: int = 32,
-    batch_size: int = label.BATCH,
+    batch_size: int = BATCH,
     threads: int = 0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object last")] = False,
 ) -> None:

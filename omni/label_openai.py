@@ -37,8 +37,9 @@ from .clip import Clip, Limits, display_name
 from .emotions import canonical
 from .errors import ClipError, ModelError, OmniError, ServerError
 from .evidence import Evidence
-from .label import Engine, Labeller
+from .label import Engine
 from .label_row import Task
+from .label_run import Labeller
 from .predictions import OPEN
 
 if TYPE_CHECKING:

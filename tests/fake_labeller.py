@@ -10,7 +10,8 @@ from pathlib import Path
 from omni.answer import Answer
 from omni.clip import Clip
 from omni.errors import ClipError
-from omni.label import Labeller, LabelSummary, label
+from omni.label import LabelSummary, label
+from omni.label_run import Labeller
 from omni.label_table import decode_table
 
 

@@ -29,7 +29,8 @@ from omni.clip import REASONS, Clip, Limits, read_clip
 from omni.clip_reader import ClipReader
 from omni.errors import ClipError
 from omni.journal import printable
-from omni.label import Labeller, label
+from omni.label import label
+from omni.label_run import Labeller
 from omni.label_table import decode_table
 from tests.bad_media import bad_media, bit_flipped
 from tests.media import make_clip

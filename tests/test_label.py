@@ -28,9 +28,10 @@ from omni.answer import QUESTION, Answer
 from omni.cli import main
 from omni.clip import Clip, Limits, write_clip
 from omni.errors import ClipError, ManifestError, OmniError
-from omni.label import ENCODED, LabelSummary, label, parse_batch_size
+from omni.label import LabelSummary, label, parse_batch_size
 from omni.label_progress import progress
 from omni.label_row import COLUMNS
+from omni.label_run import ENCODED
 from omni.label_sources import Shard, find_clips, parse_shard
 from omni.label_table import FORMATS, decode_table, encode_table
 from omni.lock import locked

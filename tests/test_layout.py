@@ -22,7 +22,16 @@ LEAVES = {
     "cues",
     "clip",
 }  # what rewards and data may use
-LABEL = {"label", "label_journal", "label_progress", "label_report", "label_row", "label_sources", "label_table"}
+LABEL = {
+    "label",
+    "label_journal",
+    "label_progress",
+    "label_report",
+    "label_row",
+    "label_run",
+    "label_sources",
+    "label_table",
+}
 TORCH_FREE = (
     LEAVES | LABEL | {"cli", "clip_reader", "corrections", "export", "journal", "lock", "predictions", "report"}
 )
