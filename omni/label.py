@@ -18,8 +18,8 @@ again.
 A journal holds answers of one model, label space, way of asking and seed; others are refused. Journals of shards are
 put together by writing one after the other into one file: lines are all there is to them.
 
-How clips become rows: `label_run.py`. What is in a row: `label_row.py`. What a source is: `label_sources.py`. At the end
-the rows of all clips are in memory.
+How clips become rows: `label_run.py`. What is in a row: `label_row.py`. What a source is: `label_sources.py`. At the
+end the rows of all clips are in memory.
 """
 
 from __future__ import annotations
