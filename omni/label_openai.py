@@ -172,14 +172,13 @@ class Server:
         return found
 
     def _request(self, sent: Sent, question: str | None) -> dict[str, Any]:
-        task, text = self.task, question or QUESTION
-        ours = {"labels": list(task.space.labels), "think": task.think}
+        task = self.task
+        text, more = question or QUESTION, {"labels": list(task.space.labels), "think": task.think}
         if not self.is_ours:
-            ours = {}
-            text = prompt(question, task.space, think=task.think, modalities=sent.modalities)
+            text, more = prompt(question, task.space, think=task.think, modalities=sent.modalities), {}
         content = [_part(sent), {"type": "text", "text": text}]
         how = {"max_tokens": TOKENS, "temperature": 0, "seed": task.seed}
-        return {"model": task.model.name, "messages": [{"role": "user", "content": content}]} | how | ours
+        return {"model": task.model.name, "messages": [{"role": "user", "content": content}]} | how | more
 
     def _ours(self, message: dict[str, Any]) -> Answer:
         """The record of our server. The tags are put around its text again."""
