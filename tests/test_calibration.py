@@ -1,5 +1,6 @@
 """Confidence: temperatures that calibrate, thresholds that abstain, and where they are kept."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from omni.calibration import (
     Point,
     abstained,
     aurc,
+    calibrate,
     fit_temperature,
     folder_of,
     read_calibration,
@@ -22,6 +24,7 @@ from omni.emotions import label_space
 from omni.errors import OmniError
 from omni.features import encode_clip
 from omni.generate import ask_text, build_inputs, reason, score_labels
+from omni.predictions import fingerprint
 from omni.tiny import tiny
 from tests.clips import CLIPS
 
@@ -90,6 +93,33 @@ def test_the_default_model_has_a_calibration_of_both_modes() -> None:
     found = read_calibration(folder_of("default"))
     assert found.of("think") > 1 and found.of("no-think") > 1
     assert 0 < found.threshold("think", 0.2) < 1
+
+
+def test_calibrating_on_the_answers_of_a_run_finds_how_wrong_they_are_and_can_be_repeated(
+    tmp_path, monkeypatch
+) -> None:
+    """The run is written here as `omni eval` writes it: with thinking all are sure and a quarter of them wrong."""
+    folder, run = tmp_path / "model", tmp_path / "run"
+    folder.mkdir()
+    run.mkdir()
+    (folder / "config.json").write_text("{}")
+
+    def answered(*_, **__) -> None:
+        rows = []
+        for mode, sure in (("think", 0.99), ("no-think", 0.75)):
+            labels = tempered({"sad": sure, "happy": 1 - sure}, read_calibration(folder).of(mode))
+            facts = {"status": "ok", "mode": mode, "labels": labels, "model_sha256": fingerprint(str(folder)).sha256}
+            rows += [facts | {"label": "sad", "truth": truth} for truth in ("sad", "sad", "sad", "happy")]
+        (run / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    monkeypatch.setattr("omni.evaluation.evaluate", answered)
+    found = calibrate(tmp_path / "m.jsonl", str(folder), run)
+    assert found.of("no-think") == pytest.approx(1.0, abs=1e-3) and found.clips == 4
+    assert max(tempered({"sad": 0.99, "happy": 0.01}, found.of("think")).values()) == pytest.approx(0.75, abs=1e-3)
+    assert found.threshold("think", 0.25) == pytest.approx(0.75, abs=1e-3)
+    write_calibration(found, folder / "calibration.json")
+    again = calibrate(tmp_path / "m.jsonl", str(folder), run)
+    assert again.of("think") == pytest.approx(found.of("think"), rel=1e-3)
 
 
 def test_an_unsure_answer_is_uncertain_and_keeps_its_probabilities(parts) -> None:

@@ -774,6 +774,16 @@ def test_the_next_clips_are_read_while_the_model_answers(tmp_path: Path) -> None
     assert len(table_of(out)) == 26 and sum(read_while) >= 2 * ENCODED - 2
 
 
+def test_a_table_abstains_where_the_model_is_not_sure_enough_and_another_limit_needs_no_new_answer(
+    tmp_path: Path,
+) -> None:
+    fake, out, folder = Fake(), tmp_path / "out.jsonl", folder_of(tmp_path, "a", "b")
+    run(folder, out, fake, abstain_below=0.8)
+    assert [(row["label"], row["labels"]) for row in table_of(out)] == [("uncertain", {"happy": 0.75, "sad": 0.25})] * 2
+    run(folder, out, fake, abstain_below=0.7)
+    assert [row["label"] for row in table_of(out)] == ["happy", "happy"] and len(fake.answered) == 2
+
+
 def test_one_clip_that_cannot_be_encoded_spoils_no_other(tmp_path: Path) -> None:
     fake, out = Fake(), tmp_path / "out.jsonl"
 

@@ -20,6 +20,7 @@ from served import served
 
 from omni import generate
 from omni.decoding import Rows
+from omni.emotions import EKMAN7
 from omni.evidence import Evidence
 from omni.serve.page import FOLDER, PAGE, POLICY
 
@@ -217,6 +218,20 @@ def test_each_sense_is_asked_by_itself_when_that_is_wanted(visit) -> None:
     expect(page.locator("#senses-of tr").first).to_have_text("BothPictureSound")
     senses = [r.post_data_json["senses"] for r in visit.asked if r.url.endswith("/v1/labels")]
     assert senses == [["video", "audio"], ["video"], ["audio"]]
+
+
+def test_the_share_of_a_sense_is_how_much_less_likely_the_answer_is_without_it(visit) -> None:
+    visit.ask()
+    given = {"video,audio": 0.8, "video": 0.4, "audio": 0.2}
+
+    def reply(route) -> None:
+        sure = given[",".join(route.request.post_data_json["senses"])]
+        labels = dict.fromkeys(EKMAN7, (1 - sure) / 6) | {"happy": sure}
+        route.fulfill(json={"labels": labels})
+
+    visit.page.route("**/v1/labels", reply)
+    visit.page.click("#senses summary")
+    expect(visit.page.locator("#senses-of")).to_contain_text("Share in “happy”: picture 67 %, sound 33 %.")
 
 
 def test_without_thinking_there_are_no_reasons(visit) -> None:

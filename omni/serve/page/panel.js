@@ -136,10 +136,22 @@ export async function showSenses({ labels, modalities }, ask) {
     const columns = [];
     for (const { of } of there) columns.push(await ask(of));
     const remark = "Without thinking first, so “both” may differ from the answer above.";
-    place.replaceChildren(sensesTable(labels, there, columns), made("p", "dim", remark));
+    const [[label]] = ranked(labels);
+    const share = columns.length === 3 ? [made("p", "", shareOf(label, ...columns))] : [];
+    place.replaceChildren(sensesTable(labels, there, columns), ...share, made("p", "dim", remark));
   } catch (error) {
     place.replaceChildren(made("p", "", error.message));
   }
+}
+
+/** What each sense gives to a label, as `omni ask --receipt`: how much less likely it is without that sense. */
+function shareOf(label, both, picture, sound) {
+  const drop = (without) => Math.max(0, Math.log(both[label] / Math.max(without[label], 1e-12)));
+  const seen = drop(sound);
+  const heard = drop(picture);
+  if (!seen && !heard) return `“${label}” is no less likely without either sense.`;
+  const percent = (part) => `${Math.round((100 * part) / (seen + heard))} %`;
+  return `Share in “${label}”: picture ${percent(seen)}, sound ${percent(heard)}.`;
 }
 
 function sensesTable(labels, there, columns) {
