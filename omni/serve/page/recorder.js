@@ -78,7 +78,6 @@ function view(stream) {
   $("live").hidden = $("finish").hidden = !stream;
   $("start").hidden = Boolean(stream);
   if (stream) {
-    $("live").play();
     $("finish").focus();
   } else {
     say("");
