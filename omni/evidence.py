@@ -89,7 +89,7 @@ def check(thought: str, found: ClipCues) -> tuple[Evidence, ...]:
     for claim in claims(thought):
         verdict = VERDICTS[supports(claim, found.there) if claim.modality in senses else False]
         span = found.spans.get(claim.cue if claim.polarity > 0 else claim.modality)
-        t0, t1 = span if span and verdict == "supported" else (None, None)
+        t0, t1 = (round(t, 3) for t in span) if span and verdict == "supported" else (None, None)
         checked.append(Evidence(claim.sentence, claim.modality, claim.cue, claim.polarity, verdict, t0, t1))
     return tuple(checked)
 
