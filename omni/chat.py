@@ -211,17 +211,8 @@ def prompt_inputs(model, processor, clip: ClipFeatures, said: Sequence[Said], sp
     Where fusion reads the instruction, it reads the first question, so that the clip's tokens stay what they are.
     """
     messages = conversation(processor, clip, said, space, think)
-    inputs = processor.apply_chat_template(
-        [messages],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        sanitize_control_tokens=True,
-        processor_kwargs={"padding": True, "padding_side": "left"},
-    )
     first = next(message for message in messages if message["role"] == "user")["content"][-1]["text"]
-    inputs = {**inputs, **processor.instructions([first])}
+    inputs = {**processor.inputs([messages]), **processor.instructions([first])}
     return {name: to_device(value, next(model.parameters()).device) for name, value in inputs.items()}
 
 

@@ -189,8 +189,12 @@ class OmniProcessor(ProcessorMixin):
             [{"role": "user", "content": [{"type": "video", "video": clip}, {"type": "text", "text": text}]}]
             for clip, text in zip(clips, texts, strict=True)
         ]
+        return self.inputs(messages)
+
+    def inputs(self, conversations: Sequence[list[dict]]) -> dict:
+        """Left-padded model inputs of B conversations, up to where the assistant's next answer begins."""
         return self.apply_chat_template(
-            messages,
+            conversations,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
