@@ -162,7 +162,7 @@ def _add_questions(app: FastAPI) -> None:
             clips.thread.submit(Job(line, clip_features, said, completion.space, asked.think, sampling))
             _, end = await _rest(await line.next(), line)
         row = {"object": "labels", "model": asked.model} | end.answer.to_dict()
-        return JSONResponse({name: row[name] for name in schema.LabelsReply.model_fields})
+        return JSONResponse({name: value for name, value in row.items() if name in schema.LabelsReply.model_fields})
 
 
 def _add_files(app: FastAPI) -> None:

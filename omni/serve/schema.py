@@ -240,14 +240,13 @@ class Look(Strict):
     weight: float
 
 
-class Emotion(Strict):
-    """What the model says about the clip, and what it had to go on: the fields of `omni.answer.Answer`."""
+class Judged(Strict):
+    """What is said of a clip, and what there was to go on."""
 
     label: str
     confidence: Annotated[float, Field(ge=0, le=1)]
-    labels: dict[str, float]
+    labels: Annotated[dict[str, float], Field(description="A probability for every label; they sum to one.")]
     thought: str
-    well_formed: bool
     modalities: list[str]
     warnings: list[str]
     duration_s: float
@@ -255,6 +254,12 @@ class Emotion(Strict):
     evidence: list[Claim]
     gates: dict[str, float] | None
     maps: list[Look]
+
+
+class Emotion(Judged):
+    """What the model says about the clip, and what it had to go on: the fields of `omni.answer.Answer`."""
+
+    well_formed: bool
 
 
 class ErrorOf(Strict):
@@ -325,20 +330,9 @@ class Completion(Strict):
     usage: Usage
 
 
-class LabelsReply(Strict):
+class LabelsReply(Judged):
     object: Literal["labels"]
     model: str
-    label: str
-    confidence: Annotated[float, Field(ge=0, le=1)]
-    labels: Annotated[dict[str, float], Field(description="A probability for every label; they sum to one.")]
-    thought: str
-    modalities: list[str]
-    warnings: list[str]
-    duration_s: float
-    transcript: str | None
-    evidence: list[Claim]
-    gates: dict[str, float] | None
-    maps: list[Look]
 
 
 class ModelOf(Strict):

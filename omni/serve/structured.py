@@ -56,7 +56,7 @@ def plan_of(wanted: PlainFormat | SchemaFormat | None) -> Plan | None:
     if wanted is None or wanted.type == "text":
         return None
     if isinstance(wanted, PlainFormat):
-        return Plan(tuple(Emotion.model_fields), None)
+        return Plan(tuple(name for name in Answer.__dataclass_fields__ if name in Emotion.model_fields), None)
     schema = wanted.json_schema.schema_
     known = schema.get("$defs", {})
     top = _resolved(schema, known)
