@@ -8,7 +8,7 @@ A claim about a sense that the clip does not have is contradicted, also a denial
 A claim in the reader's unknown band, or about a cue that nobody can measure (tears, loudness), is uncheckable. The time
 of a supported claim is that of the action units, of the speech for a voice, and of all that was seen for a denial.
 
-All this takes two milliseconds, as it reads the features that the model was given anyway. The features of another
+All this takes a millisecond or two, as it reads the features that the model was given anyway. The features of another
 vision tower than ours tell no action units: every claim about the face is then uncheckable, unless the clip itself is
 measured, `check(thought, measured(streams(clip)))` with `cues/timeline.py`. With several people in the picture it is
 about the one whom the face tower follows.
