@@ -15,7 +15,7 @@ written → thought and answer), `Writing` (one answer while it is written), `se
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,9 +129,10 @@ class Chat:
                 self.rows.step()
         finally:
             self.past = self.rows.leave(row)
-        answer = settle(self.model, self.processor, self.clip, ran.past.ids, writing, self.past, self.space, self.think)
         self.looks = self.looks or looks_of(self.model, inputs)[0]
-        self.turns.append(Turn(question, replace(answer, gates=self.looks.gates, maps=self.looks.maps)))
+        how = (self.space, self.think, self.looks)
+        answer = settle(self.model, self.processor, self.clip, ran.past.ids, writing, self.past, *how)
+        self.turns.append(Turn(question, answer))
 
     def save(self, path: str | Path) -> None:
         """Write the conversation as JSON: {"clip": sha256, "labels": […], "turns": [{"question", "answer"}, …]}."""
@@ -339,15 +340,17 @@ def settle(
     past: Past,
     space: LabelSpace,
     think: bool,
+    looks: Looks,
 ) -> Answer:
     """The answer, with the probabilities of all labels after the thought that was written; as `reason_batch` gives it.
 
     Args:
         prompt: ids of the prompt.
         past: what was run of prompt and text.
+        looks: of the clip, as of `looks_of`.
     """
     text = writing.text.strip()
     parsed = parse_answer(text)
     head = answer_head(parsed, text, think)
     found = score_labels(model, processor, [Written(list(prompt), past)], [head], space)[0]
-    return answer_of(clip, text, head, parsed, found, space, False)
+    return answer_of(clip, text, head, parsed, found, space, looks)

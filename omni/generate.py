@@ -30,7 +30,7 @@ from .emotions import EKMAN7, LabelSpace, canonical, label_space
 from .errors import ModelError
 from .evidence import evidence_of
 from .features import ClipFeatures, encode_clips, to_device
-from .looks import looks_of
+from .looks import Looks, looks_of
 from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
@@ -93,7 +93,7 @@ def reason_batch(
     heads = [answer_head(p, text, think) for p, text in zip(parsed, texts, strict=True)]
     scores = score_labels(model, processor, known, heads, space)
     return [
-        replace(answer_of(clip, text, head, p, probabilities, space, constrain), gates=look.gates, maps=look.maps)
+        answer_of(clip, text, head, p, probabilities, space, look, constrain)
         for clip, text, head, p, probabilities, look in zip(encoded, texts, heads, parsed, scores, looks, strict=True)
     ]
 
@@ -363,13 +363,15 @@ def answer_of(
     parsed: Parsed,
     probabilities: dict[str, float],
     space: LabelSpace,
-    constrain: bool,
+    looks: Looks,
+    constrain: bool = False,
 ) -> Answer:
     """Put together what was written about a clip and what was scored after it.
 
     Args:
         head: the text up to the label, as of `answer_head`.
         parsed: the text taken apart.
+        looks: of the clip, as of `looks_of`.
         constrain: end it with the best label in its tags where it is malformed.
     """
     best = max(probabilities, key=probabilities.__getitem__)
@@ -384,6 +386,8 @@ def answer_of(
         warnings=clip.warnings,
         duration_s=clip.duration,
         transcript=clip.transcript,
+        gates=looks.gates,
+        maps=looks.maps,
     )
     if constrain and not answer.well_formed:
         fixed = f"{head}{best}</answer>"

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -240,8 +240,8 @@ class ModelThread:
 
     def _finished(self, active: _Active, past: Past, written: int) -> Finished:
         job, writing = active.job, active.writing
-        answer = settle(self.model, self.processor, job.clip, active.prompt, writing, past, job.space, job.think)
-        answer = replace(answer, gates=active.looks.gates, maps=active.looks.maps)
+        how = (job.space, job.think, active.looks)
+        answer = settle(self.model, self.processor, job.clip, active.prompt, writing, past, *how)
         return Finished(
             answer, writing.ended or "stop", len(active.prompt), active.reused, written, writing.thought_tokens
         )
