@@ -34,10 +34,18 @@ WORDS_PER_SECOND = 8  # text tokens; fast speech has about 5, so that a stuck de
 
 
 class Streams(NamedTuple):
-    """Features {name: (B, T, D)} and their times {name: (B, T)} in seconds, NaN where there is nothing."""
+    """What the towers give of B clips.
+
+    Attributes:
+        features: {name: (B, T, D)}.
+        times: {name: (B, T)} in seconds, NaN where there is nothing.
+        heard: the audio tower's states of each clip before they are averaged, (steps of 20 ms, Da); from these
+            `transcribe` writes the words. Empty where no clip has sound.
+    """
 
     features: dict[str, Tensor]
     times: dict[str, Tensor]
+    heard: tuple[Tensor, ...] = ()
 
 
 def vision_tower(config: PreTrainedConfig) -> nn.Module:
@@ -95,7 +103,7 @@ def hear(tower: nn.Module, input_features: Tensor, seconds: Tensor, pool: int, p
     times = torch.stack(
         [_pad((torch.arange(len(row), device=row.device) + 0.5) * step, length, torch.nan) for row in pooled]
     )
-    return Streams({"audio": features}, {"audio": times})
+    return Streams({"audio": features}, {"audio": times}, tuple(rows))
 
 
 @torch.no_grad()

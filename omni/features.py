@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .clip import RATE, Clip
 from .cues.voice import FEATURES, VOICED_AT_LEAST
-from .encoders import encode_sound, transcribe
+from .encoders import MEL_HZ, WINDOW, Streams, transcribe
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,15 @@ def encode_clips(
     """`encode_clip` for several. Each goes through the towers alone; their words are written down together."""
     backbone = _backbone(model)
     media = [_media(model, processor, clip) for clip in clips]
-    encoded = [_streams(backbone, processor, *pair) for pair in zip(clips, media, strict=True)]
+    streams = [backbone.encode(**row) for row in media]
+    encoded = [_features(processor, *pair) for pair in zip(clips, streams, strict=True)]
     known: list[str | None] = list(transcripts or [None] * len(clips))
     wanted = [
         i
         for i, clip in enumerate(encoded)
         if not known[i] and backbone.config.transcribe and "audio" in clip.modalities and _voiced(media[i])
     ]
-    for i, words in zip(wanted, _words(backbone, processor, [media[i] for i in wanted]), strict=True):
+    for i, words in zip(wanted, _words(backbone, processor, [streams[i].heard[0] for i in wanted]), strict=True):
         known[i] = words
     return [replace(clip, transcript=words or None) for clip, words in zip(encoded, known, strict=True)]
 
@@ -145,9 +146,8 @@ def _media(model, processor, clip: Clip) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in processor.media([clip]).items()}
 
 
-def _streams(backbone, processor, clip: Clip, media: dict[str, Tensor]) -> ClipFeatures:
-    """What the towers give of one clip."""
-    streams = backbone.encode(**media)
+def _features(processor, clip: Clip, streams: Streams) -> ClipFeatures:
+    """What the towers give of one clip, with what is known of it."""
     present = {m: bool((~t.isnan()).any()) for m, t in streams.times.items()}
     seen, heard = present.get("video", False), present.get("audio", False)
     faults = {
@@ -168,12 +168,10 @@ def _voiced(media: dict[str, Tensor]) -> bool:
     return float(media["prosody"][0, :, list(FEATURES).index("voiced")].mean()) >= VOICED_AT_LEAST
 
 
-def _words(backbone, processor, media: Sequence[dict[str, Tensor]]) -> list[str]:
-    """The words of sounds, each with a batch dimension of one."""
-    seconds = [min(30.0, float(row["audio_seconds"][0])) for row in media]
-    states = [
-        encode_sound(backbone.audio_tower, row["input_features"][0], s) for row, s in zip(media, seconds, strict=True)
-    ]
+def _words(backbone, processor, heard: Sequence[Tensor]) -> list[str]:
+    """The words of B sounds, as far as one window goes, from what the audio tower made of each, (T, Da)."""
+    states = [row[: WINDOW // 2] for row in heard]
+    seconds = [len(row) * 2 / MEL_HZ for row in states]
     found = transcribe(backbone.audio_tower, states, processor.transcript_prefix, seconds) if states else []
     return [processor.transcript(ids) for ids in found]
 

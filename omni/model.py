@@ -113,7 +113,8 @@ class OmniModel(OmniPreTrainedModel):
         if prosody is not None:
             found.append(Streams({"prosody": prosody}, {"prosody": prosody_times}))
         features = {name: x for streams in found for name, x in streams.features.items()}
-        return Streams(features, {name: t for streams in found for name, t in streams.times.items()})
+        times = {name: t for streams in found for name, t in streams.times.items()}
+        return Streams(features, times, tuple(states for streams in found for states in streams.heard))
 
     def instruction(self, ids: Tensor | None, mask: Tensor | None) -> Instruction | None:
         """What is asked, with its frozen embeddings where the fusion adapter reads the language model's words."""
@@ -190,7 +191,8 @@ class OmniModel(OmniPreTrainedModel):
         media = {name: kwargs.pop(name) for name in MEDIA if name in kwargs}
         media = {name: value for name, value in media.items() if value is not None}
         if clip_features is None and media:
-            clip_features, clip_times = self.encode(**media)
+            streams = self.encode(**media)
+            clip_features, clip_times = streams.features, streams.times
         aux: Tensor | float = 0.0
         if inputs_embeds is None:
             ids = torch.tensor(list(self.config.placeholders.values()), device=input_ids.device)
