@@ -146,13 +146,13 @@ class Pyramid(NamedTuple):
 
 
 def _sample(pyramid: Pyramid, points: Tensor, step: Tensor) -> Tensor:
-    """Colours at `points` (F, P, 2), averaged over about `step` (F, P) pixels → (F, 3, P)."""
+    """Colours at the `points` (F, K, P, 2) of K crops, averaged over about `step` (F, K) pixels → (F, 3, K, P)."""
     size = points.new_tensor([[x.shape[-1], x.shape[-2]] for x in pyramid.levels])  # (L, 2) width, height
     left = F.pad(size[:, :1].cumsum(0)[:-1], (0, 1, 1, 0))  # (L, 2), the second column is 0
-    level = step.clamp(min=1).log2().round().long().clamp(max=len(size) - 1)  # (F, P)
+    level = step.clamp(min=1).log2().round().long().clamp(max=len(size) - 1)[..., None]  # (F, K, 1)
     inside = (points * torch.exp2(-level)[..., None]).clamp(min=0.5).minimum(size[level] - 0.5) + left[level]
     grid = inside * (2 / points.new_tensor(pyramid.atlas.shape[:-3:-1])) - 1
-    return F.grid_sample(pyramid.atlas, grid[:, None], align_corners=False)[:, :, 0]
+    return F.grid_sample(pyramid.atlas, grid, align_corners=False)
 
 
 def _square_grid(size: int, like: Tensor) -> Tensor:
@@ -165,9 +165,8 @@ def _crop(pyramid: Pyramid, boxes: Tensor, size: int) -> Tensor:
     """Cut `boxes` (F, K, 4) out of the frames → (F, K, 3, S, S)."""
     start, side = boxes[..., None, :2], (boxes[..., 2:] - boxes[..., :2])[..., None, :]  # (F, K, 1, 2)
     points = start + side * _square_grid(size, boxes)  # (F, K, S·S, 2)
-    step = (side.mean(-1) / size).expand(points.shape[:-1])
-    pixels = _sample(pyramid, points.flatten(1, 2), step.flatten(1, 2))  # (F, 3, K·S·S)
-    return pixels.unflatten(-1, (boxes.shape[1], size, size)).transpose(1, 2)
+    pixels = _sample(pyramid, points, side.mean((-2, -1)) / size)  # (F, 3, K, S·S)
+    return pixels.unflatten(-1, (size, size)).transpose(1, 2)
 
 
 # --- detector ----------------------------------------------------------------------------------------------
@@ -409,8 +408,8 @@ def _upright(pyramid: Pyramid, points: Tensor, square: Square, size: int) -> Ten
     centre = points.new_tensor([square.x, square.y])
     grid = torch.view_as_complex((_square_grid(size, points) - 0.5) * square.side + centre)  # (S·S,)
     where = torch.view_as_real(a * (grid - w0) + z0)  # (N, S·S, 2)
-    step = (a.abs() * square.side / size).expand(where.shape[:2])
-    return _grey(_sample(pyramid, where, step).unflatten(-1, (size, size)))
+    pixels = _sample(pyramid, where[:, None], a.abs() * square.side / size)[:, :, 0]  # (N, 3, S·S)
+    return _grey(pixels.unflatten(-1, (size, size)))
 
 
 def _grey(pixels: Tensor) -> Tensor:
@@ -487,7 +486,8 @@ class FaceTower(PreTrainedModel):
         frames = Pyramid.of(pixel_values_videos.flatten(0, 1).float())  # F = B·T
         faces = self._faces(frames, times)
         found = faces.score > 0  # (F,)
-        expression, detail = self.read(frames.only(found), faces.points[found])
+        seen = frames if bool(found.all()) else frames.only(found)
+        expression, detail = self.read(seen, faces.points[found])
         nobody = expression.new_zeros(len(found), self.config.expression_size).log_softmax(-1)
         nothing = detail.new_zeros(len(found), self.config.detail_size)
         features = FaceFeatures(

@@ -23,7 +23,7 @@ from .label_journal import Key, Known, Todo, entry
 from .label_row import Task, clip_row, error_row, is_memory
 from .label_sources import Wanted
 
-ENCODED = 8  # clips that are encoded together, and read ahead of those: their pictures are in memory
+ENCODED = 16  # clips that are encoded together, and read ahead of those: their pictures are in memory
 BATCH = 32  # clips in a batch that "auto" stands for
 
 
