@@ -352,7 +352,7 @@ def score_tokens(
     ids: Tensor,
     mask: Tensor,
     temperature: float = 1.0,
-    chunk: int = 512,
+    chunk: int = 256,
     entropy: bool = True,
 ) -> ScoredCompletions:
     """Score tokens without ever holding the logits of all of them.
@@ -366,33 +366,70 @@ def score_tokens(
         ids: the tokens, (B, C).
         mask: which of them count, (B, C).
         temperature: logits are divided by it.
-        chunk: tokens at once.
+        chunk: tokens at once; much more, and memory is asked of the system anew for each.
         entropy: give entropies too, without gradient.
     """
     learns = any(weight.requires_grad for weight in head.parameters())
-    entropies: dict[int, Tensor] = {}
+    slopes = torch.is_grad_enabled() and hidden.requires_grad and not learns
 
-    def score(index: int, states: Tensor, tokens: Tensor) -> Tensor:
-        logs = head(states).float().div_(temperature).log_softmax(-1)  # (chunk, V)
-        if entropy and index not in entropies:  # the backward pass of a head that learns comes here again
-            with torch.no_grad():
-                entropies[index] = -logs.exp().mul_(logs).sum(-1)
-        return logs.gather(-1, tokens[:, None])[:, 0]
+    def once(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        own = states.detach().requires_grad_(slopes)
+        with torch.set_grad_enabled(slopes):
+            raw = head(own)  # (chunk, V)
+        scores, spread, pull = token_scores(raw.detach(), tokens, temperature, entropy=entropy, pull=slopes)
+        if pull is not None:  # a token's score depends on its own state alone
+            (slope,) = torch.autograd.grad(raw, own, pull)
+            scores = scores + ((states - own.detach()) * slope).sum(-1).float()
+        return scores, spread
 
-    def once(index: int, states: Tensor, tokens: Tensor) -> Tensor:
-        own = states.detach().requires_grad_()
-        scores = score(index, own, tokens)
-        (slope,) = torch.autograd.grad(scores.sum(), own)  # a token's score depends on its own state alone
-        return scores.detach() + ((states - own.detach()) * slope).sum(-1).float()
+    def again(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        logs = head(states).float().div(temperature).log_softmax(-1)
+        return logs.gather(-1, tokens[:, None])[:, 0], -(logs.detach().exp() * logs.detach()).sum(-1)
 
-    parts = list(zip(range(mask.numel()), hidden[mask].split(chunk), ids[mask].split(chunk), strict=False))
-    if learns:
-        scores = [checkpoint(score, *part, use_reentrant=False) for part in parts]
-    else:
-        scores = [once(*part) if hidden.requires_grad else score(*part) for part in parts]
+    parts = zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
+    found = [checkpoint(again, *part, use_reentrant=False) if learns else once(*part) for part in parts]
+    scores, spreads = zip(*found, strict=True)
     empty = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    found = empty.masked_scatter(mask, torch.cat([*entropies.values()])) if entropy else None
-    return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), found)
+    entropies = empty.masked_scatter(mask, torch.cat(spreads)) if entropy else None
+    return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), entropies)
+
+
+@torch.no_grad()
+def token_scores(
+    raw: Tensor, tokens: Tensor, temperature: float, *, entropy: bool, pull: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Log-probabilities of tokens, entropies of their distributions, and the slopes of the former in the logits.
+
+    With z = raw / temperature:  log p = z_t - log Σ exp z,  H = log Σ exp z - Σ p z,  d log p / d raw = (1_t - p) / T.
+    In one float32 copy of the logits, which log_softmax and its backward pass would make several of.
+
+    Args:
+        raw: logits as the head gives them, (N, V).
+        tokens: (N,).
+        entropy: give entropies, (N,).
+        pull: give slopes, (N, V) in the precision of `raw`.
+
+    >>> raw = torch.tensor([[0.0, 1.0, 2.0]])
+    >>> scores, spread, pull = token_scores(raw, torch.tensor([2]), 1.0, entropy=True, pull=True)
+    >>> bool(torch.isclose(scores, raw.log_softmax(-1)[:, 2])), [round(x, 3) for x in pull[0].tolist()]
+    (True, [-0.09, -0.245, 0.335])
+    """
+    z = raw.to(torch.float32, copy=True)
+    if temperature != 1.0:
+        z /= temperature
+    z -= z.amax(-1, keepdim=True)
+    place = tokens[:, None]
+    own = z.gather(-1, place)  # (N, 1)
+    odds = z.exp()
+    total = odds.sum(-1, keepdim=True)
+    spread = None
+    if entropy:
+        spread = (total.log() - torch.bmm(odds[:, None], z[:, :, None])[:, :, 0] / total)[:, 0]
+    slope = None
+    if pull:
+        odds /= -temperature * total
+        slope = odds.scatter_add_(-1, place, torch.full_like(own, 1 / temperature)).to(raw.dtype)
+    return (own - total.log())[:, 0], spread, slope
 
 
 AutoConfig.register("omni", OmniConfig)
