@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .answer import Answer
-from .calibration import UNCERTAIN
+from .calibration import UNCERTAIN, leading
 from .clip import Clip, Limits
 from .emotions import LabelSpace, label_space
 from .errors import ManifestError, OmniError
@@ -285,8 +285,8 @@ def _finish(
         row = known.row(known.todo(clip))
         assert row is not None
         sure = row["confidence"] is None or row["confidence"] >= abstain_below
-        said = {} if sure else {"label": UNCERTAIN}
-        rows.append({name: row[name] for name in COLUMNS} | said | {"clip": printable(clip.path)} | clip.extra)
+        said = {} if sure else {"label": UNCERTAIN, "leading": list(leading(row["labels"]))}
+        rows.append({name: row.get(name) for name in COLUMNS} | said | {"clip": printable(clip.path)} | clip.extra)
     content = encode_table(rows, out.suffix.lower())
     if len(decode_table(content, out.suffix.lower())) != len(rows):
         raise ManifestError(

@@ -45,6 +45,7 @@ COLUMNS: dict[str, str] = {
     "transcript": "text",
     "gates": "gates",
     "maps": "maps",
+    "leading": "texts",
 }
 
 

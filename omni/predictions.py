@@ -16,6 +16,7 @@ Two processes must not write one table. Decoding ahead of the model is left out.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,7 +155,7 @@ def row_key(row: Row) -> Key:
 def fingerprint(name: str) -> ModelId:
     """A model with the hash of the weights and settings in its folder.
 
-    For "default" that is our adapters, for an adapter its own folder; the base below it is not looked at.
+    For "default" that is our adapters, since its base is pinned; for an adapter its folder, and that of its base.
 
     Raises:
         ModelError: a folder that does not exist.
@@ -170,6 +171,10 @@ def fingerprint(name: str) -> ModelId:
     for path in sorted(folder.iterdir()):
         if path.suffix in WEIGHTS:
             digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    settings = folder / "adapter_config.json"
+    base = json.loads(settings.read_text()).get("base_model_name_or_path") if settings.exists() else None
+    if base and Path(base).is_dir():
+        digest.update(fingerprint(base).sha256.encode())
     return ModelId(name, digest.hexdigest())
 
 

@@ -223,6 +223,7 @@ def test_json_is_one_object_and_nothing_else(run, talking_clip: Path) -> None:
         "error": None,
         "omni_version": __version__,
         "seed": 0,
+        "leading": None,
     }
 
 

@@ -654,3 +654,15 @@ def test_the_published_rows_fit_the_test_sets_that_the_document_names() -> None:
 def test_the_document_asks_what_the_released_protocol_asks() -> None:
     text = " ".join((ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").split())
     assert LABEL_QUESTION.strip() in text
+
+
+def test_the_hash_of_an_adapter_changes_with_its_base(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir(), adapter.mkdir()
+    (base / "model.safetensors").write_bytes(b"one")
+    (adapter / "adapter_model.safetensors").write_bytes(b"trained")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = fingerprint(str(adapter))
+    assert before == fingerprint(str(adapter))
+    (base / "model.safetensors").write_bytes(b"two")
+    assert fingerprint(str(adapter)).sha256 != before.sha256
