@@ -290,10 +290,21 @@ def label(
     max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 256 * 2**20,
     abstain_below: AbstainBelow = None,
     max_risk: MaxRisk = None,
-    engine: Annotated[str, typer.Option(metavar="local|openai", help="The model here, or behind a server.")] = "local",
+    engine: Annotated[
+        str, typer.Option(metavar="local|openai|ray", help="The model here, behind a server, or in actors of Ray.")
+    ] = "local",
     base_url: Annotated[str | None, typer.Option(help="Of the server, with /v1; --model is its name there.")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="The variable that holds the server's API key.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests to the server at once.")] = 8,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a cluster: ray://host:port or host:port. Default: one of this machine.")
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Of Ray, each with a model. Default: one for each GPU, else 2.")
+    ] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(min=0, help="Of Ray; also a part. Default: 1 where there are GPUs.")
+    ] = None,
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
@@ -324,6 +335,7 @@ def label(
         report=report,
         abstain_below=_least_sure(model, think, abstain_below, max_risk),
         engine=_engine(engine, base_url, api_key_env, concurrency, dtype),
+        spread=_spread(engine, ray_address, actors, gpus_per_actor),
     )
     typer.echo("\n".join(table.told(summary, out)), err=True)
     if summary.left:
@@ -750,8 +762,8 @@ def _engine(engine: str, base_url: str | None, api_key_env: str | None, concurre
     Raises:
         OmniError: options that do not go together.
     """
-    if engine not in ("local", "openai"):
-        raise OmniError(f"There is no engine '{engine}'. Give local or openai.", code="bad_argument")
+    if engine not in ("local", "openai", "ray"):
+        raise OmniError(f"There is no engine '{engine}'. Give local, openai or ray.", code="bad_argument")
     if (engine == "openai") != (base_url is not None):
         raise OmniError("--engine openai and --base-url go together. Give both or neither.", code="bad_argument")
     if base_url is None:
@@ -763,6 +775,22 @@ def _engine(engine: str, base_url: str | None, api_key_env: str | None, concurre
     from .label_openai import remote
 
     return remote(base_url, api_key_env=api_key_env, concurrency=concurrency)
+
+
+def _spread(engine: str, address: str | None, number: int | None, gpus: float | None) -> Any:
+    """What has the clips labelled by actors of Ray; None for the other engines.
+
+    Raises:
+        OmniError: options that do not go together, or the extra is missing.
+    """
+    if engine == "ray":
+        from .label_ray import actors
+
+        return actors(address, number, gpus)
+    if (address, number, gpus) != (None, None, None):
+        what = "--ray-address, --actors and --gpus-per-actor are"
+        raise OmniError(f"{what} for --engine ray. Give that, or leave them out.", code="bad_argument")
+    return None
 
 
 @contextmanager

@@ -38,8 +38,9 @@ from .calibration import UNCERTAIN, leading
 from .clip import Clip, Limits
 from .emotions import LabelSpace, label_space
 from .errors import ManifestError, OmniError
-from .journal import appending, printable, replace_file
+from .journal import Row, appending, printable, replace_file
 from .label_journal import Key, Known, journal_of, read_journal
+from .label_parts import new_rows, parts_of, remove_parts
 from .label_progress import progress as progressing
 from .label_row import COLUMNS, Task, asked_text
 from .label_run import Ahead, Batches, Labeller, Run
@@ -64,7 +65,21 @@ class LabelSummary(NamedTuple):
     messages: tuple[str, ...] = ()  # of the errors
 
 
+class Work(NamedTuple):
+    """What other processes need to know to label clips of a run."""
+
+    task: Task
+    limits: Limits
+    timeout: float  # s for reading a clip
+    batch_size: int | None
+    parts: Path  # the folder where they write what is done
+    folder: Path  # where relative paths start
+    is_offline: bool  # a model is to be loaded without any request
+
+
 Engine = Callable[[Task, Limits, float], AbstractContextManager[Labeller]]  # the float: s for reading a clip
+Rows = Callable[[Sequence[Wanted]], Iterator[list[Row]]]  # as `Run.rows`
+Spread = Callable[[Work, Known, Callable[[], bool]], AbstractContextManager[Rows]]  # the last: whether to stop
 
 
 def label(
@@ -89,6 +104,7 @@ def label(
     progress: bool = True,
     labeller: Labeller | None = None,
     engine: Engine | None = None,
+    spread: Spread | None = None,
 ) -> LabelSummary:
     """Label clips into a table; call it again to resume.
 
@@ -114,6 +130,7 @@ def label(
         progress: say on stderr how far it is.
         labeller: in place of the model.
         engine: what answers in place of a model in this process, which then has no hash: `label_openai.remote`.
+        spread: what has the clips labelled by other processes: `label_ray.actors`.
 
     Raises:
         ClipError: a source without clips.
@@ -133,26 +150,34 @@ def label(
     limits = limits or Limits()
     with locked(out), ExitStack() as stack:
         known = read_journal(out, task, retry_errors, limits.file_bytes)
-        before = set(known.answers)
         advance = stack.enter_context(progressing(len(clips), progress))
         stopped = stack.enter_context(_interruptible())
         write = stack.enter_context(appending(journal_of(out)))
+        if found := new_rows(out, task, known, retry_errors):
+            write(found)
+        before = set(known.answers)
 
         ahead = Ahead(task)
 
         @cache
         def start() -> Labeller:
-            found = labeller or stack.enter_context((engine or _loaded)(task, limits, clip_timeout))
+            found = labeller or stack.enter_context((engine or loaded)(task, limits, clip_timeout))
             stack.callback(ahead.drop)  # called first, so that no clip is begun when the reader is ended
             return found
 
-        for rows in Run(known, task, start, stopped, Batches(batch_size), ahead).rows(clips):
+        rows_of: Rows = Run(known, task, start, stopped, Batches(batch_size), ahead).rows
+        if spread:
+            places = parts_of(out).absolute(), Path.cwd()
+            work = Work(task, limits, clip_timeout, batch_size, *places, "HF_HUB_OFFLINE" in os.environ)
+            rows_of = stack.enter_context(spread(work, known, stopped))
+        for rows in rows_of(clips):
             if rows:
                 write(rows)
             advance(max(1, len(rows)), len(rows), sum(row["status"] == "error" for row in rows))
         summary = _summary(clips, known, before)
         if not summary.left:
             _finish(out, clips, known, Path(report) if report else None, limits, clip_timeout, abstain_below)
+            remove_parts(out)
     return summary
 
 
@@ -207,7 +232,7 @@ def clip_limits(seconds: float | None, pixels: int | None, file_bytes: int | Non
 
 
 @contextmanager
-def _loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
+def loaded(task: Task, limits: Limits, timeout: float) -> Iterator[Labeller]:
     """The model and a process that reads clips for it. Its errors are not those of a clip: they end the run."""
     from .clip_reader import ClipReader
     from .generate import as_features, reason_batch

@@ -52,6 +52,11 @@ class Known:
     def row(self, todo: Todo) -> Row | None:
         return self.answers.get(todo.key) or self.errors.get((printable(todo.path), todo.key))
 
+    def has(self, row: Row) -> bool:
+        """Whether a row of the journal is there already."""
+        key = row["sha256"], row["asked"]
+        return key in self.answers or (row["clip"], key) in self.errors
+
     def add(self, row: Row) -> None:
         """Take in a row of the journal."""
         key = row["sha256"], row["asked"]
@@ -87,16 +92,28 @@ def read_journal(out: Path, task: Task, retry_errors: bool, file_bytes: int) -> 
     facts = task.facts()
     known = Known(file_bytes)
     for row in recover(path, frozenset([*COLUMNS, *facts, "asked"]), lambda row: False):
-        other = next((name for name, value in facts.items() if row[name] != value), None)
-        if other:
-            raise ManifestError(
-                f"{path} was made with {other} {_short(row[other])}, not with {_short(facts[other])}. Give another "
-                "--out for these answers, or go on as before.",
-                code="other_run",
-            )
+        refuse_others(row, facts, path)
         if row["status"] == "ok" or not retry_errors:
             known.add(row)
     return known
+
+
+def refuse_others(row: Row, facts: Row, path: Path) -> None:
+    """Raise if a row of a file was made in another way.
+
+    Args:
+        facts: of `Task.facts`.
+
+    Raises:
+        ManifestError: by another model, label space, way of asking, seed or precision.
+    """
+    other = next((name for name, value in facts.items() if row[name] != value), None)
+    if other:
+        raise ManifestError(
+            f"{path} was made with {other} {_short(row[other])}, not with {_short(facts[other])}. Give another "
+            "--out for these answers, or go on as before.",
+            code="other_run",
+        )
 
 
 def _short(value: Any) -> str:

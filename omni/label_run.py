@@ -71,8 +71,7 @@ class Run:
         All questions about a clip follow each other, so that it is read once. A copy of a clip that is waiting for its
         answer is put off to a second round: if that was an error, it is tried under its own name.
         """
-        first = {clip.path: place for place, clip in reversed(list(enumerate(clips)))}
-        left = sorted(clips, key=lambda clip: first[clip.path])
+        left = by_clip(clips)
         while left:
             copies = []
             for clip in left:
@@ -106,6 +105,12 @@ class Run:
             if self.stopped():
                 return
             yield self.known.added(_answer(batch, self.task, self.start(), self.batches.shrink))
+
+
+def by_clip(clips: Sequence[Wanted]) -> list[Wanted]:
+    """In the order of the clips, all questions about one after the other."""
+    first = {clip.path: place for place, clip in reversed(list(enumerate(clips)))}
+    return sorted(clips, key=lambda clip: first[clip.path])
 
 
 class Ahead:

@@ -157,7 +157,14 @@ def _passed(values: list[Any]) -> Any:
 
 def _from_parquet(content: bytes) -> list[Row]:
     rows: list[Row] = _parquet().read_table(io.BytesIO(content)).to_pylist()
+    shares = [name for name, kind in COLUMNS.items() if kind in ("labels", "gates")]
+    for row in rows:  # a struct has all fields in every row: those of another row alone are null
+        row |= {name: _without_null(row[name]) for name in shares if row.get(name)}
     return rows
+
+
+def _without_null(found: Row) -> Row:
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _parquet() -> Any:
