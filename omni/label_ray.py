@@ -25,6 +25,7 @@ import os
 import platform
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 ACTORS = 2  # where there is no GPU: a model takes gigabytes, so their number is for the user to raise
 SPARE = 4  # processors that Ray may count beside those of the actors
 STALL = 1800.0  # s without anything happening
+FAR = "ray://"
+REACH = 10.0  # s for the first connection to a cluster
 OBJECTS = 100 * 2**20  # bytes that Ray shares between processes; a batch of rows is some 64 kB
 
 
@@ -59,6 +62,7 @@ class Cluster(NamedTuple):
 
     actors: int
     gpus: float  # for each
+    is_far: bool = False  # it is spoken to through ray://
 
 
 def actors(address: str | None = None, number: int | None = None, gpus: float | None = None) -> Spread:
@@ -202,6 +206,20 @@ def _elsewhere(path: Path) -> ClipError:
     )
 
 
+class There:
+    """`_said` in a process of the cluster, batch by batch: Ray Data does not run at the near end of ray://."""
+
+    def __init__(self, *what: Any) -> None:
+        self.batches = _said(*what)
+
+    def next(self) -> str | None:
+        """What the next batch has brought; None after the last."""
+        try:
+            return next(self.batches, None)
+        except OmniError as err:
+            return json.dumps({"fault": [err.code, str(err)]})
+
+
 def _handed_over(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterator[list[Row]]:
     """Rows of the journal, a batch at a time, in the order in which they are done.
 
@@ -209,6 +227,24 @@ def _handed_over(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterato
         OmniError: what ended an actor's work and is no fault of a clip.
         ServerError: Ray gave up.
     """
+    batches = (_from_there if cluster.is_far else _said)(work, cluster, todos)
+    for said in map(json.loads, batches):
+        if "fault" in said:
+            code, message = said["fault"]
+            raise OmniError(message, code=code)
+        yield said["rows"]
+
+
+def _from_there(*what: Any) -> Iterator[str]:
+    import ray
+
+    there = ray.remote(There).options(num_cpus=0).remote(*what)
+    while (said := ray.get(there.next.remote())) is not None:
+        yield said
+
+
+def _said(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterator[str]:
+    """What the actors say to each batch."""
     import ray.data
 
     items = [{"path": os.fsencode(todo.path), "question": todo.key[1], "sha256": todo.key[0]} for todo in todos]
@@ -225,11 +261,7 @@ def _handed_over(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterato
     data.context.enable_progress_bars = data.context.print_on_execution_start = False
     batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     for batch in _told(batches):
-        for said in map(json.loads, batch["said"].to_pylist()):
-            if "fault" in said:
-                code, message = said["fault"]
-                raise OmniError(message, code=code)
-            yield said["rows"]
+        yield from batch["said"].to_pylist()
 
 
 def _told(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -263,7 +295,8 @@ def _cluster(address: str | None, number: int | None, gpus: float | None) -> Ite
             _join(address, (number or ACTORS) + SPARE)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
-        yield _shares(ray.cluster_resources(), number, gpus)
+        found = _shares(ray.cluster_resources(), number, gpus)
+        yield found._replace(is_far=(address or "").startswith(FAR))
 
 
 def _join(address: str | None, cpus: int) -> None:
@@ -273,14 +306,37 @@ def _join(address: str | None, cpus: int) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        own = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
+        own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
         ray.init("local", **own, **quiet)
         return
+    _reach(address)
     try:
         ray.init(address, **quiet)
     except Exception as err:
         why = " ".join(str(err).split())[:200]
-        raise ServerError(f"No Ray cluster can be joined at {address}: {why}. See --ray-address.", code="ray") from err
+        raise ServerError(f"The Ray cluster at {address} cannot be joined: {why}", code="ray") from err
+
+
+def _reach(address: str) -> None:
+    """Find out whether anything is there: Ray itself tries for a quarter of an hour.
+
+    Raises:
+        OmniError: no address.
+        ServerError: nothing there.
+
+    >>> _reach("ray://localhost")
+    Traceback (most recent call last):
+    omni.errors.OmniError: --ray-address is 'ray://localhost'. Give one like ray://host:10001 or host:6379.
+    """
+    host, _, port = address.removeprefix(FAR).rpartition(":")
+    if not host or not port.isdecimal():
+        message = f"--ray-address is '{address}'. Give one like ray://host:10001 or host:6379."
+        raise OmniError(message, code="bad_argument")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH).close()
+    except (OSError, OverflowError) as err:
+        message = f"There is no Ray cluster at {address}: {err}. Start it, and run the same command again."
+        raise ServerError(message, code="unreachable") from err
 
 
 def _shares(has: dict[str, float], number: int | None, gpus: float | None) -> Cluster:
@@ -289,10 +345,10 @@ def _shares(has: dict[str, float], number: int | None, gpus: float | None) -> Cl
     Args:
         has: resources of the cluster, by their names in Ray.
 
-    >>> _shares({"CPU": 8, "GPU": 4}, None, None), _shares({"CPU": 8, "GPU": 4}, None, 0.5)
-    (Cluster(actors=4, gpus=1.0), Cluster(actors=8, gpus=0.5))
-    >>> _shares({"CPU": 8}, None, None), _shares({"CPU": 8, "GPU": 4}, 3, 0)
-    (Cluster(actors=2, gpus=0.0), Cluster(actors=3, gpus=0))
+    >>> [_shares({"CPU": 8, "GPU": 4}, None, gpus)[:2] for gpus in (None, 0.5, 0)]
+    [(4, 1.0), (8, 0.5), (2, 0)]
+    >>> _shares({"CPU": 8}, None, None)[:2], _shares({"CPU": 8}, 3, None)[:2]
+    ((2, 0.0), (3, 0.0))
     """
     there = has.get("GPU", 0.0)
     share = (1.0 if there else 0.0) if gpus is None else gpus

@@ -151,7 +151,7 @@ def cluster() -> Iterator[None]:
     if find_spec("ray") is None:  # it is not imported here: its environment has to be there first
         pytest.skip("the extra ray is not installed")
     with label_ray._cluster(None, 2, None) as cluster:
-        assert cluster == (2, 0.0)
+        assert cluster == (2, 0.0, False)
         yield
 
 

@@ -25,6 +25,7 @@ LEAVES = {
 LABEL = {
     "label",
     "label_journal",
+    "label_parts",
     "label_progress",
     "label_report",
     "label_row",
@@ -35,7 +36,7 @@ LABEL = {
 TORCH_FREE = (
     LEAVES | LABEL | {"cli", "clip_reader", "corrections", "export", "journal", "lock", "predictions", "report"}
 )
-TORCH_FREE |= {"calibration", "evidence", "grounding", "label_openai"}
+TORCH_FREE |= {"calibration", "evidence", "grounding", "label_openai", "label_ray"}
 TORCHLIKE = {"torch", "transformers", "peft", "trl", "accelerate"}
 FILE_LINES = 500
 LONG = {
