@@ -248,7 +248,8 @@ def _said(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterator[str]:
     import ray.data
 
     items = [{"path": os.fsencode(todo.path), "question": todo.key[1], "sha256": todo.key[0]} for todo in todos]
-    data = ray.data.from_items(items, override_num_blocks=ceil(len(items) / (work.batch_size or BATCH)))
+    batches = max(ceil(len(items) / (work.batch_size or BATCH)), min(cluster.actors, len(items)))
+    data = ray.data.from_items(items, override_num_blocks=batches)
     data = data.map_batches(
         Actor,
         fn_constructor_args=(work,),
@@ -259,8 +260,7 @@ def _said(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterator[str]:
     )
     data.context.execution_no_progress_timeout_s = STALL
     data.context.enable_progress_bars = data.context.print_on_execution_start = False
-    batches = data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    for batch in _told(batches):
+    for batch in _told(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)):
         yield from batch["said"].to_pylist()
 
 

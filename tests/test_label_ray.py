@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +27,9 @@ from omni.cli import main
 from omni.clip import Limits
 from omni.emotions import label_space
 from omni.errors import OmniError, ServerError
+from omni.journal import file_sha256
 from omni.label import Work, label
+from omni.label_journal import Todo
 from omni.label_parts import parts_of, write_part
 from omni.label_row import Task
 from omni.predictions import ModelId, fingerprint
@@ -98,6 +101,14 @@ def test_options_of_ray_are_refused_without_it(tmp_path: Path, capsys) -> None:
         assert "for --engine ray" in capsys.readouterr().err
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for address, said in ((f"127.0.0.1:{port}", "no Ray cluster at"), ("here", "Give one like ray://host:10001")):
+        with pytest.raises(OmniError, match=said):
+            label_ray._reach(address)
+
+
 # ---- one actor, here ----
 
 
@@ -117,7 +128,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(work: Path, parts: Path, model: ModelId) -> Work:
     parts.mkdir(exist_ok=True)
-    task = Task(label_space("happy,sad"), model, False, dtype="float32")
+    task = Task(label_space("happy,sad"), model, False)
     return Work(task, Limits(), 30.0, 4, parts, work, True)
 
 
@@ -213,6 +224,17 @@ def test_a_cluster_that_is_full_is_an_error_and_no_hang(work: Path, tmp_path: Pa
         ray.util.remove_placement_group(group)
 
 
+def test_behind_a_client_the_batches_are_handed_over_in_the_cluster(work: Path, tmp_path: Path, cluster) -> None:
+    here = label_ray.Cluster(1, 0.0, is_far=True)
+    todos = [Todo(path, (file_sha256(path), None)) for path in sorted((work / "clips").iterdir())[:5]]
+    parts = tmp_path / "p"
+    given = list(label_ray._handed_over(plan(work, parts, fingerprint(str(work / "model"))), here, todos))
+    assert [row["clip"] for rows in given for row in rows] == [str(todo.path) for todo in todos]
+    assert len(given) == len(list(parts.iterdir())) == 2
+    with pytest.raises(OmniError, match="another model than on yours"):
+        list(label_ray._handed_over(plan(work, parts, ModelId(str(work / "model"), "")), here, todos[:1]))
+
+
 def test_a_cluster_of_this_machine_listens_to_no_other(cluster) -> None:
     inodes = set()
     for pid in processes():
@@ -248,3 +270,36 @@ def test_labelling_goes_on_after_its_process_was_killed(work: Path, tmp_path: Pa
     assert done.returncode == 3, done.stderr
     assert rows_without_time(out) == rows_without_time(work / "calm.jsonl") and len(lines_of(out)) == COUNT
     assert int(done.stderr.split(" in the table already")[0].split()[-1]) > 0
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The two addresses of a cluster with two processors, as others start it."""
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ports.append(server.getsockname()[1])
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    environment |= {"PYTHONPATH": str(ROOT), "GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    start += ["--include-dashboard=false", "--min-worker-port=0", "--max-worker-port=0"]
+    start += [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
+    with subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and any("Ray runtime started" in line for line in process.stdout)
+            yield f"127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[1]}"
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed")
+def test_a_cluster_of_others_is_joined_from_within_and_through_a_client(work: Path, tmp_path: Path, joined) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
+    environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    for number, address in enumerate(joined):
+        out = tmp_path / f"{number}.jsonl"
+        call = [sys.executable, "-m", "omni.cli", *command(work, out, "--ray-address", address)]
+        done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+        assert rows_without_time(out) == rows_without_time(work / "calm.jsonl")
