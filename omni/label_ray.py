@@ -7,12 +7,13 @@ An actor is a process that reads, encodes and answers the clips of one batch aft
 without Ray (`label.loaded`, `label_run.Run`), so its rows are the same. They are on the disk as a part before Ray Data
 hands them on: if this process is killed, the next start finds them there (`label_parts.py`).
 
-Ray Data shares out the batches, replaces actors that are lost and gives their batch to the next; a batch that has been
-handed over is not given out again. When nothing at all has happened for `STALL` seconds, it gives up.
+Ray Data shares out the batches, replaces actors that are lost and has their batch done again, as often as it takes.
+When nothing at all has come of it for `STALL` seconds (no room for an actor, a batch that ends each of them), it gives
+up.
 
-A cluster of this machine lives as long as the run. It is reached by 127.0.0.1 alone and with a token that nobody else
-has, has no dashboard and reports nothing. Its number of processors is a sum for Ray, with some to spare: where actors
-take all of them, Ray Data waits for ever for one to work with. On a cluster of others, what it binds to is theirs.
+A cluster of this machine lives as long as the run. It is reached by 127.0.0.1 alone (unless this process has imported
+ray before) and with a token that nobody else has, has no dashboard and reports nothing. Where a cluster of others
+listens is theirs to say.
 
 Left out: finishing the batches in flight of all actors at Ctrl-C. The run ends with the next one that is done.
 """
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ACTORS = 2  # where there is no GPU: a model takes gigabytes, so their number is for the user to raise
-SPARE = 4  # processors that Ray may count beside those of the actors
 STALL = 1800.0  # s without anything happening
 FAR = "ray://"
 REACH = 10.0  # s for the first connection to a cluster
@@ -255,7 +255,7 @@ def _said(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterator[str]:
         fn_constructor_args=(work,),
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=cluster.actors, max_tasks_in_flight_per_actor=1),
-        num_cpus=1,
+        num_cpus=0 if cluster.gpus else 1,
         num_gpus=cluster.gpus or None,
     )
     data.context.execution_no_progress_timeout_s = STALL
@@ -292,29 +292,33 @@ def _cluster(address: str | None, number: int | None, gpus: float | None) -> Ite
     with ExitStack() as stack:
         if not ray.is_initialized():
             stack.callback(ray.shutdown)
-            _join(address, (number or ACTORS) + SPARE)
+            _join(address, number or ACTORS)
             if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+                signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)  # Ray has put its own there
         found = _shares(ray.cluster_resources(), number, gpus)
         yield found._replace(is_far=(address or "").startswith(FAR))
 
 
 def _join(address: str | None, cpus: int) -> None:
+    """Join the cluster of an address, or start one with so many processors, by Ray's count, for actors without a GPU.
+
+    Raises:
+        ServerError: that is not possible.
+    """
     import ray
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
-        ray.init("local", **own, **quiet)
-        return
-    _reach(address)
+        how |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
+    else:
+        _reach(address)
     try:
-        ray.init(address, **quiet)
+        ray.init(address or "local", **how)
     except Exception as err:
-        why = " ".join(str(err).split())[:200]
-        raise ServerError(f"The Ray cluster at {address} cannot be joined: {why}", code="ray") from err
+        what = f"The Ray cluster at {address} cannot be joined" if address else "Ray cannot be started here"
+        raise ServerError(f"{what}: {' '.join(str(err).split())[:200]}", code="ray") from err
 
 
 def _reach(address: str) -> None:

@@ -27,7 +27,6 @@ from omni.cli import main
 from omni.clip import Limits
 from omni.emotions import label_space
 from omni.errors import OmniError, ServerError
-from omni.journal import file_sha256
 from omni.label import Work, label
 from omni.label_journal import Todo
 from omni.label_parts import parts_of, write_part
@@ -224,15 +223,12 @@ def test_a_cluster_that_is_full_is_an_error_and_no_hang(work: Path, tmp_path: Pa
         ray.util.remove_placement_group(group)
 
 
-def test_behind_a_client_the_batches_are_handed_over_in_the_cluster(work: Path, tmp_path: Path, cluster) -> None:
-    here = label_ray.Cluster(1, 0.0, is_far=True)
-    todos = [Todo(path, (file_sha256(path), None)) for path in sorted((work / "clips").iterdir())[:5]]
-    parts = tmp_path / "p"
-    given = list(label_ray._handed_over(plan(work, parts, fingerprint(str(work / "model"))), here, todos))
-    assert [row["clip"] for rows in given for row in rows] == [str(todo.path) for todo in todos]
-    assert len(given) == len(list(parts.iterdir())) == 2
-    with pytest.raises(OmniError, match="another model than on yours"):
-        list(label_ray._handed_over(plan(work, parts, ModelId(str(work / "model"), "")), here, todos[:1]))
+def test_what_ends_the_work_is_told_from_within_a_cluster(work: Path, tmp_path: Path, cluster) -> None:
+    other = plan(work, tmp_path / "p", ModelId(str(work / "model"), "1" * 64))
+    for is_far in (False, True):
+        with pytest.raises(OmniError, match="another model than on yours"):
+            here = label_ray.Cluster(1, 0.0, is_far)
+            list(label_ray._handed_over(other, here, [Todo(work / "clips/00.mp4", ("0" * 64, None))]))
 
 
 def test_a_cluster_of_this_machine_listens_to_no_other(cluster) -> None:
@@ -282,7 +278,8 @@ def joined(tmp_path: Path) -> Iterator[tuple[str, str]]:
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     environment |= {"PYTHONPATH": str(ROOT), "GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-    start += ["--include-dashboard=false", "--min-worker-port=0", "--max-worker-port=0"]
+    start += ["--num-gpus=1", "--include-dashboard=false"]  # a GPU by count alone
+    start += ["--min-worker-port=0", "--max-worker-port=0"]
     start += [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
     with subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -297,9 +294,10 @@ def joined(tmp_path: Path) -> Iterator[tuple[str, str]]:
 def test_a_cluster_of_others_is_joined_from_within_and_through_a_client(work: Path, tmp_path: Path, joined) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    for number, address in enumerate(joined):
-        out = tmp_path / f"{number}.jsonl"
+    for address, share in zip(joined, ("0", "0.5"), strict=True):
+        out = tmp_path / f"{share}.jsonl"
         call = [sys.executable, "-m", "omni.cli", *command(work, out, "--ray-address", address)]
+        call += ["--gpus-per-actor", share]
         done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 3, done.stderr
         assert rows_without_time(out) == rows_without_time(work / "calm.jsonl")
