@@ -145,14 +145,17 @@ class Actor:
         self.batches, self.ahead = Batches(work.batch_size), Ahead(work.task)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
-        """Label a batch with the columns path, question and sha256.
+        """Label a batch.
+
+        Args:
+            batch: one row, with the column `clips`: a list of {path, question, sha256}.
 
         Returns:
             JSON in the column `said`: {"rows": rows of the journal}, or {"fault": [code, message]}, which ends the run.
         """
         said: dict[str, Any]
         try:
-            said = {"rows": self._rows(batch.to_pylist())}
+            said = {"rows": self._rows(batch["clips"][0].as_py())}
         except OmniError as err:  # raised in the process that waits: Ray would hand on its text alone
             said = {"fault": [err.code, str(err)]}
         return {"said": [json.dumps(said)]}
@@ -247,12 +250,14 @@ def _said(work: Work, cluster: Cluster, todos: Sequence[Todo]) -> Iterator[str]:
     """What the actors say to each batch."""
     import ray.data
 
-    items = [{"path": os.fsencode(todo.path), "question": todo.key[1], "sha256": todo.key[0]} for todo in todos]
-    batches = max(ceil(len(items) / (work.batch_size or BATCH)), min(cluster.actors, len(items)))
-    data = ray.data.from_items(items, override_num_blocks=batches)
+    clips = [{"path": os.fsencode(todo.path), "question": todo.key[1], "sha256": todo.key[0]} for todo in todos]
+    size = min(work.batch_size or BATCH, ceil(len(clips) / cluster.actors))
+    batches = [{"clips": clips[first : first + size]} for first in range(0, len(clips), size)]
+    data = ray.data.from_items(batches, override_num_blocks=len(batches))
     data = data.map_batches(
         Actor,
         fn_constructor_args=(work,),
+        batch_size=1,  # a row is a batch of clips already, and a block
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=cluster.actors, max_tasks_in_flight_per_actor=1),
         num_cpus=0 if cluster.gpus else 1,

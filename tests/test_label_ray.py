@@ -132,7 +132,7 @@ def plan(work: Path, parts: Path, model: ModelId) -> Work:
 
 
 def one(path: Path, sha256: str = "0" * 64) -> pa.Table:
-    return pa.Table.from_pylist([{"path": os.fsencode(path), "question": None, "sha256": sha256}])
+    return pa.Table.from_pylist([{"clips": [{"path": os.fsencode(path), "question": None, "sha256": sha256}]}])
 
 
 def test_a_clip_that_the_node_does_not_see_is_a_row_that_says_so(work: Path, tmp_path: Path, monkeypatch) -> None:
@@ -260,7 +260,7 @@ def test_labelling_goes_on_after_its_process_was_killed(work: Path, tmp_path: Pa
     time.sleep(5)
     found = subprocess.run(["pgrep", "-f", "ray::.*MapBatches.Actor"], capture_output=True, text=True).stdout.split()
     assert not found  # actors end with their cluster
-    known = sum(pa.parquet.read_table(path).num_rows for path in parts_of(out).glob("*.parquet"))
+    known = sum(len(table_of(path)) for path in parts_of(out).glob("*.parquet"))
     assert 0 < known < COUNT and not out.exists()
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
