@@ -64,7 +64,8 @@ def test_labelling_goes_on_from_the_parts_of_a_run_that_was_killed(tmp_path: Pat
     assert len(list(parts_of(out).iterdir())) == 1
     assert run(folder, out, fake)[:3] == (1, 1, 2)
     assert fake.answered == ["c"] and len(lines_of(out)) == len(table_of(out)) == 4
-    assert sorted(map(json.dumps, rows)) == sorted(map(json.dumps, lines_of(out)))
+    known = [row for row in lines_of(out) if row["text"] != "c"]
+    assert sorted(map(json.dumps, known)) == sorted(json.dumps(row) for row in rows if row["text"] != "c")
     assert not parts_of(out).exists()
 
 
