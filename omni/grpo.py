@@ -35,6 +35,7 @@ from .collate import Encoded, true_label
 from .emotions import LabelSpace
 from .errors import OmniError
 from .features import ClipFeatures, collate, to_device
+from .fusion import AUX
 from .metrics import score_answer
 from .rollout import Sampling, can_roll_out, generate_shared, roll_out
 
@@ -109,6 +110,7 @@ class OmniGRPOTrainer(GRPOTrainer):
     _clips: list[ClipFeatures]  # one for every row being worked on
     _texts: list[str]  # what each of them is asked
     _copies: list[int]  # which distinct prompt a row has
+    _aux: Tensor | None  # the fusion adapter's loss over the distinct prompts of the last pass with a gradient
 
     def __init__(
         self, model, reward_funcs, args: GRPOConfig, *, save_completions: int = 10, shuffled: bool = False, **kwargs
@@ -243,7 +245,11 @@ class OmniGRPOTrainer(GRPOTrainer):
         if self.beta == 0.0 and not self._entropy_bonus_enabled:
             inputs, share = with_signal(inputs, self.loss_type)
         self._clips, self._texts = inputs["clips"], inputs["texts"]
+        self._aux = None
         loss = super()._compute_loss(model, inputs) * share
+        if self._aux is not None:
+            loss = loss + AUX * self._aux / self.current_gradient_accumulation_steps  # the loss is scaled so already
+            self._metrics["train"]["aux_loss"].append(self._aux.item())
         if self.model.training:
             self._metrics["train"]["rows_without_signal"].append(1 - len(inputs["advantages"]) / rows)
         if not torch.isfinite(loss):
@@ -285,6 +291,8 @@ class OmniGRPOTrainer(GRPOTrainer):
                     entropy=compute_entropy,
                 )
             parts.append((out.log_probs, out.entropy))
+            if torch.is_grad_enabled():
+                self._aux = out.aux_loss
         log_probs, entropies = zip(*parts, strict=True)
         return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
 

@@ -143,11 +143,14 @@ class OmniModel(OmniPreTrainedModel):
             embeds = embeds.masked_scatter(at[..., None], tokens[there & asked[:, None]].to(embeds.dtype))
         return embeds
 
-    def completions(self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor, length: int, **clips) -> Tensor:
-        """Hidden states (B, length, E) that predict the completions of B rows, each distinct prompt run once.
+    def completions(
+        self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor, length: int, **clips
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (B, length, E) that predict the completions of B rows, and the auxiliary loss of U prompts.
 
-        The keys and values of a prompt are shared by the completions of its group, with gradients: the sum over the
-        group flows back into one prompt. Equal to running every row whole, at a fraction of the tokens.
+        Each distinct prompt is run once. Its keys and values are shared by the completions of its group, with
+        gradients: the sum over the group flows back into one prompt. Equal to running every row whole, at a fraction
+        of the tokens.
 
         Args:
             input_ids: left-padded prompts and right-padded completions, (B, P + length).
@@ -169,7 +172,7 @@ class OmniModel(OmniPreTrainedModel):
         )
         cache.batch_select_indices(groups)
         rest = self(input_ids[:, prompt:-1], attention_mask[:, :-1], positions[:, prompt:-1], cache, use_cache=True)
-        return torch.cat([head.last_hidden_state[groups, -1:], rest.last_hidden_state], 1)
+        return torch.cat([head.last_hidden_state[groups, -1:], rest.last_hidden_state], 1), head.aux_loss
 
     def forward(
         self,
@@ -275,9 +278,10 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
                 raise ValueError("Completions are scored by their ids: give input_ids and attention_mask with groups.")
             clips: dict = {"clip_features": clip_features, "clip_times": clip_times}
             clips |= {"instruction_ids": instruction_ids, "instruction_mask": instruction_mask}
-            hidden = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
+            hidden, aux = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
             ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()
-            return score_tokens(hidden, self.lm_head, ids, mask, temperature, entropy=entropy)
+            scored = score_tokens(hidden, self.lm_head, ids, mask, temperature, entropy=entropy)
+            return ScoredCompletions(scored.log_probs, scored.entropy, aux)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -340,10 +344,14 @@ class OmniCausalLMOutput(CausalLMOutputWithPast):
 
 @dataclass
 class ScoredCompletions(ModelOutput):
-    """Log-probabilities of completion tokens and, if asked for, entropies of their distributions, (B, C)."""
+    """Log-probabilities of completion tokens and, if asked for, entropies of their distributions, (B, C).
+
+    `aux_loss` is the fusion adapter's over the distinct prompts, unweighted, None where it has none.
+    """
 
     log_probs: Tensor | None = None
     entropy: Tensor | None = None
+    aux_loss: Tensor | None = None
 
 
 def score_tokens(

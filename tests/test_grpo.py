@@ -62,9 +62,11 @@ def settings(folder: Path, **changes) -> GRPOConfig:
     return GRPOConfig(**chosen | changes)
 
 
-def make_trainer(folder: Path, reward=letters, clips: int = 4, lora: bool = True, **changes) -> OmniGRPOTrainer:
+def make_trainer(
+    folder: Path, reward=letters, clips: int = 4, lora: bool = True, fusion: str = "concat", **changes
+) -> OmniGRPOTrainer:
     torch.manual_seed(0)
-    model, processor = tiny()
+    model, processor = tiny(fusion=fusion)
     triples = []
     for i in range(clips):
         encoded = replace(encode_clip(model, processor, make_clip(1.0, i)), sha256=f"clip {i}")
@@ -160,6 +162,18 @@ def test_a_step_moves_fusion_and_language_model(tmp_path, lora, beta):
     }
     assert any("fusion" in name for name in moved) and any("language_model" in name for name in moved)
     assert not any("tower" in name for name in moved)
+
+
+def test_the_auxiliary_loss_of_a_fusion_adapter_is_learnt_from_too(tmp_path):
+    trainer = make_trainer(tmp_path, lora=False, fusion="bimodal_autoencoder")
+    inputs, slopes = one_batch(trainer), {}
+    for steps in (1, 2):
+        torch.manual_seed(0)  # the adapter switches streams off by chance
+        trainer.current_gradient_accumulation_steps = steps
+        found = gradients(trainer, trainer._compute_loss(trainer.model, dict(inputs)))
+        slopes[steps] = {name: slope for name, slope in found.items() if "fusion" in name and "decode" in name}
+    assert slopes[1] and all(float(slope.abs().sum()) > 0 for slope in slopes[1].values())  # no token depends on these
+    assert all(torch.allclose(2 * slopes[2][name], slope) for name, slope in slopes[1].items())
 
 
 def test_the_reference_of_full_training_stays_what_the_model_was(tmp_path):
