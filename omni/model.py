@@ -13,6 +13,7 @@ Letters: `B` rows, `L` tokens, `N` clip tokens, `E` the language model's width; 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -32,6 +33,7 @@ from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
 from .fusion import AUX, Fused, Instruction
 from .fusion.placement import new_fusion
 
+SHORTER = 0.7  # of the longest completion that is run with it
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
 CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times", "instruction_ids", "instruction_mask")  # consumed by the prefill
 
@@ -149,8 +151,8 @@ class OmniModel(OmniPreTrainedModel):
         """Hidden states (B, length, E) that predict the completions of B rows, and the auxiliary loss of U prompts.
 
         Each distinct prompt is run once. Its keys and values are shared by the completions of its group, with
-        gradients: the sum over the group flows back into one prompt. Equal to running every row whole, at a fraction
-        of the tokens.
+        gradients: the sum over the group flows back into one prompt. On a processor, completions that are much shorter
+        than the longest are run apart. Equal to running every row whole, at a fraction of the tokens.
 
         Args:
             input_ids: left-padded prompts and right-padded completions, (B, P + length).
@@ -170,9 +172,24 @@ class OmniModel(OmniPreTrainedModel):
             use_cache=True,
             **clips,
         )
-        cache.batch_select_indices(groups)
-        rest = self(input_ids[:, prompt:-1], attention_mask[:, :-1], positions[:, prompt:-1], cache, use_cache=True)
-        return torch.cat([head.last_hidden_state[groups, -1:], rest.last_hidden_state], 1), head.aux_loss
+        parts = alike(attention_mask[:, prompt:].sum(1)) if input_ids.is_cpu else [torch.arange(len(input_ids))]
+        states = []
+        for rows in parts:
+            end = prompt + max(1, int(attention_mask[rows, prompt:].sum(1).max()) - 1)
+            columns = slice(prompt, min(end, input_ids.shape[1] - 1))
+            own = self._copied(cache, groups[rows])
+            ids, seen, at = input_ids[rows, columns], attention_mask[rows, : columns.stop], positions[rows, columns]
+            rest = self(ids, seen, at, own, use_cache=True).last_hidden_state
+            states.append(F.pad(rest, (0, 0, 0, length - 1 - rest.shape[1])))
+        following = torch.cat(states)[torch.cat(parts).argsort()]  # (B, length - 1, E)
+        return torch.cat([head.last_hidden_state[groups, -1:], following], 1), head.aux_loss
+
+    def _copied(self, cache: DynamicCache, rows: Tensor) -> DynamicCache:
+        """Keys and values of some rows, which may repeat."""
+        copied = DynamicCache(config=self.config.text_config)
+        for index, layer in enumerate(cache.layers):
+            copied.update(layer.keys.index_select(0, rows), layer.values.index_select(0, rows), index)
+        return copied
 
     def forward(
         self,
@@ -223,6 +240,21 @@ class OmniModel(OmniPreTrainedModel):
             attentions=out.attentions,
             aux_loss=aux if isinstance(aux, Tensor) else None,
         )
+
+
+def alike(lengths: Tensor) -> list[Tensor]:
+    """Rows (B,) in parts, the longest first; each is at least `SHORTER` as long as the longest of its part.
+
+    >>> alike(torch.tensor([10, 60, 50, 9]))
+    [tensor([1, 2]), tensor([0, 3])]
+    """
+    order = lengths.argsort(descending=True)
+    parts: list[list[int]] = []
+    for row in order.tolist():
+        if not parts or lengths[row] < SHORTER * lengths[parts[-1][0]]:
+            parts.append([])
+        parts[-1].append(row)
+    return [torch.tensor(part, device=lengths.device) for part in parts]
 
 
 class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):

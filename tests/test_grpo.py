@@ -34,7 +34,7 @@ from omni.grpo import (
 )
 from omni.loading import load
 from omni.manifest import Example, write_manifest
-from omni.model import score_tokens
+from omni.model import alike, score_tokens
 from omni.tiny import tiny
 from tests.clips import make_clip
 
@@ -117,9 +117,14 @@ def gradients(trainer: OmniGRPOTrainer, loss: torch.Tensor) -> dict[str, torch.T
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(tmp_path):
+@pytest.mark.parametrize("lengths", [None, (8, 1, 12, 2, 7, 5, 3, 1)])
+def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(tmp_path, lengths):
     trainer = make_trainer(tmp_path)
     inputs = one_batch(trainer)
+    if lengths:  # short ones are run apart from long ones
+        assert len(lengths) == len(inputs["completion_mask"]) and len(alike(torch.tensor(lengths))) == 6
+        steps = torch.arange(inputs["completion_mask"].shape[1])
+        inputs["completion_mask"] = (steps < torch.tensor(lengths)[:, None]).long()
     weights = torch.randn(inputs["completion_mask"].shape) * inputs["completion_mask"]
     whole, shared = plain_log_probs(trainer, inputs), ours(trainer, inputs)
     assert torch.allclose(whole * inputs["completion_mask"], shared, atol=1e-5)
