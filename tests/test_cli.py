@@ -55,6 +55,7 @@ Commands:
   chat                Talk about one clip.
   serve               Serve a web page and an OpenAI-style API about clips.
   label               Label many clips into a table, with reasons.
+  timeline            Read a long clip window by window.
   cues                Measure face, head and voice without a language model.
   export              Export labels to the tools that people annotate in.
   import-corrections  Turn Label Studio corrections into training rows.
