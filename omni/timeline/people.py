@@ -121,7 +121,8 @@ class People:
         times, pictures = zip(*self.waiting, strict=True)
         self.waiting = []
         height, width = pictures[0].shape[:2]
-        for time, faces in zip(times, faces_of(self.tower, np.stack(pictures)), strict=True):
+        for time, found in zip(times, faces_of(self.tower, np.stack(pictures)), strict=True):
+            faces = sorted(found, key=lambda face: float(face.box[0]))  # newcomers are numbered from the left
             self.looks.append(time)
             known = matched(self.last, faces)
             for place, face in enumerate(faces):

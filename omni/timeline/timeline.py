@@ -254,7 +254,10 @@ def _small(frame: np.ndarray) -> np.ndarray:
 def told(found: Timeline) -> str:
     """A timeline as text: a line for each window, then the summary."""
     lines = [row_text(one, dict.fromkeys(found.labels)) for one in found.windows]
-    lines += ["", *(f"{one.text} [windows {ranges(one.windows)}]" for one in found.summary)]
+    lines += [
+        "",
+        *(f"{one.text} [window{'s' * (len(one.windows) > 1)} {ranges(one.windows)}]" for one in found.summary),
+    ]
     if found.warnings:
         lines += ["", f"warnings: {', '.join(found.warnings)}"]
     return "\n".join(lines)
