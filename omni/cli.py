@@ -5,6 +5,7 @@
     omni chat [CLIP]                  many questions about one clip, from the keyboard or a pipe
     omni serve                        a web page and OpenAI's API about clips over HTTP
     omni label SOURCE… --out FILE     many clips → a table
+    omni timeline CLIP                a long clip window by window: probabilities over time, changes, a summary
     omni cues CLIP                    what can be measured of a clip without a language model
     omni export TABLE --to FORMAT     such a table → Label Studio, ELAN, a flat .csv, ShareGPT
     omni import-corrections EXPORT    what people corrected in Label Studio → a manifest and preference pairs
@@ -373,6 +374,59 @@ def cues(
         typer.echo(json.dumps(found, ensure_ascii=_block() == "#"))
     else:
         typer.echo(timeline.told(records))
+
+
+@app.command()
+def timeline(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, sound or image file, of any length.")],
+    window: Annotated[float, typer.Option(help="Seconds of a window.")] = 4.0,
+    hop: Annotated[float, typer.Option(help="Seconds from one window to the next, at most WINDOW.")] = 2.0,
+    plot: Annotated[Path | None, typer.Option(help="Draw the probabilities over time into this picture.")] = None,
+    model: Model = "default",
+    labels: Labels = "ekman7",
+    think: Annotated[
+        bool, typer.Option("--think/--no-think", help="Give reasons, for the surest window between two changes.")
+    ] = False,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Judge from the picture alone.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
+    max_seconds: Annotated[float, typer.Option(min=0, help="Longer clips are refused.")] = 4 * 3600,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 8 * 2**30,
+    dtype: Dtype = "auto",
+    load_in_4bit: FourBit = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Read a long clip window by window.
+
+    Probabilities over time, where they change, and a summary that points at windows; of each person, if there are
+    several.
+    """
+    from . import __version__
+    from .emotions import label_space
+    from .predictions import fingerprint
+    from .timeline import windows as stream
+
+    if no_audio and no_video:
+        raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
+    space, started = label_space(labels), time.perf_counter()
+    if plot is not None and not plot.resolve().parent.is_dir():
+        raise OmniError(f"{plot} is in no folder that there is. Make it first.", code="bad_out")
+    limits = stream.limits_of(max_seconds, max_bytes)
+    media = stream.Windows(clip, window=window, hop=hop, audio=not no_audio, video=not no_video, limits=limits)
+    with _status("Loading the model…"):
+        loaded, processor = _load(model, dtype, load_in_4bit)
+    from .timeline import timeline as reading
+
+    with _bar("reading", media.duration) as done:
+        found = reading.read_timeline(loaded, processor, media, labels=space, think=think, progress=done)
+    if plot is not None:
+        reading.draw(found, plot)
+    if as_json:
+        facts: dict[str, Any] = {"model": model, "model_sha256": fingerprint(model).sha256, "omni_version": __version__}
+        facts |= {"think": think, "seconds": round(time.perf_counter() - started, 3)}
+        typer.echo(json.dumps(found.to_dict() | {"clip": str(clip)} | facts, ensure_ascii=_block() == "#"))
+    else:
+        typer.echo(reading.told(found))
 
 
 @app.command()
@@ -800,6 +854,19 @@ def _status(message: str) -> Iterator[Any]:
 
     with Console(stderr=True).status(message) as status:
         yield status.update
+
+
+@contextmanager
+def _bar(message: str, seconds: float) -> Iterator[Any]:
+    """A bar with the time left while the body runs, if stderr is a terminal; yields what tells it the seconds done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(message, total=max(seconds, 1e-3))
+        yield lambda done: progress.update(task, completed=done)
 
 
 def _block() -> str:

@@ -239,11 +239,11 @@ def read_clip(
     if isinstance(path, Clip):
         return _checked(path, name, audio, video)
     limits = limits or Limits()
-    file = _regular_file(path, name, limits)
-    head, sha256 = _fingerprint(file, name)
-    demuxer = _demuxer(head, name)
+    file = regular_file(path, name, limits)
+    head, sha256 = head_and_hash(file, name)
+    demuxer = demuxer_of(head, name)
     if demuxer == "image":
-        clip = _read_image(file, name, limits)
+        clip = read_image(file, name, limits)
     else:
         clip = _read_media(file, name, demuxer, frames, audio, video, limits, SAMPLINGS[sampling])
     return _checked(replace(clip, sha256=sha256), name, audio, video)
@@ -289,7 +289,7 @@ def clip_error(reason: str, name: str, **facts: Any) -> ClipError:
     return ClipError(f"{name} {REASONS[reason].format(**facts)}", code=reason.partition(".")[0])
 
 
-def _regular_file(path: str | os.PathLike[str], name: str, limits: Limits) -> Path:
+def regular_file(path: str | os.PathLike[str], name: str, limits: Limits) -> Path:
     """The absolute path (so that no name is read as a protocol) of a regular file of allowed size."""
     try:
         file = Path(path).resolve()
@@ -308,7 +308,7 @@ def _regular_file(path: str | os.PathLike[str], name: str, limits: Limits) -> Pa
     return file
 
 
-def _fingerprint(file: Path, name: str) -> tuple[bytes, str]:
+def head_and_hash(file: Path, name: str) -> tuple[bytes, str]:
     """The first bytes and the SHA-256 of a file."""
     try:
         with file.open("rb") as handle:
@@ -321,7 +321,7 @@ def _fingerprint(file: Path, name: str) -> tuple[bytes, str]:
         raise clip_error("corrupt_media", name) from err
 
 
-def _demuxer(head: bytes, name: str) -> str:
+def demuxer_of(head: bytes, name: str) -> str:
     for demuxer, pattern in SIGNATURES.items():
         if re.match(pattern, head, re.DOTALL):
             if demuxer in UNREAD:
@@ -330,7 +330,7 @@ def _demuxer(head: bytes, name: str) -> str:
     raise clip_error("unsupported_format", name)
 
 
-def _read_image(file: Path, name: str, limits: Limits) -> Clip:
+def read_image(file: Path, name: str, limits: Limits) -> Clip:
     from PIL import Image, ImageOps
 
     too_large = clip_error("too_large_pixels", name, limit=limits.image_pixels / 1e6, field="image_pixels")
@@ -354,12 +354,13 @@ def _read_image(file: Path, name: str, limits: Limits) -> Clip:
 
 
 @dataclass
-class _Track:
+class Track:
     """One stream and its packets, in file order."""
 
     stream: Any
     demuxer: str
     packets: list[av.Packet] = field(default_factory=list)
+    is_cut: bool = False
 
     def seconds(self, stamp: int) -> float:
         return float(stamp * self.stream.time_base)
@@ -373,8 +374,8 @@ class _Track:
         """Display times in ticks of the stream, rising."""
         shown = [p for p in self.packets if not p.is_discard] or self.packets  # an edit list hides some
         if self.has_times:
-            return sorted(_stamp(p) for p in shown)
-        return sorted(p.dts if p.dts is not None else _stamp(p) for p in shown)
+            return sorted(stamp_of(p) for p in shown)
+        return sorted(p.dts if p.dts is not None else stamp_of(p) for p in shown)
 
     @property
     def promised(self) -> float:
@@ -383,17 +384,22 @@ class _Track:
         return self.seconds(max(self.stream.duration or 0, ticks))
 
     @property
+    def last(self) -> int:
+        """Ticks that the picture shown last is said to stay; 0 where that is not written."""
+        return max(self.packets, key=stamp_of).duration or 0
+
+    @property
     def end(self) -> int:
-        return max(_stamp(p) + max(p.duration or 0, 0) for p in self.packets)
+        return max(stamp_of(p) + max(p.duration or 0, 0) for p in self.packets)
 
 
-def _stamp(packet: av.Packet) -> int:
+def stamp_of(packet: av.Packet) -> int:
     stamp = packet.pts if packet.pts is not None else packet.dts
     assert stamp is not None  # `_demux` keeps no packet without a time
     return stamp
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """Where a clip lies on the clock of its container."""
 
     zero: float  # seconds at which the clip starts
@@ -402,7 +408,7 @@ class _Span(NamedTuple):
     end: int  # of the last picture, in ticks
 
 
-class _Budget:
+class Budget:
     """What the decoding of one clip may still cost."""
 
     def __init__(self, name: str, limits: Limits, duration: float) -> None:
@@ -424,7 +430,7 @@ class _Budget:
                 raise clip_error("corrupt_media.packets", self.name, limit=self.limits.bad_packets) from err
             return None
 
-    def decode(self, track: _Track, packet: av.Packet | None) -> list[Any]:
+    def decode(self, track: Track, packet: av.Packet | None) -> list[Any]:
         """The frames that come out for `packet`; for None the rest."""
         return self.attempt(track.stream.codec_context.decode, packet) or []
 
@@ -437,23 +443,23 @@ class _Budget:
 def _read_media(
     file: Path, name: str, demuxer: str, frames: int, audio: bool, video: bool, limits: Limits, sampling: Sampling
 ) -> Clip:
-    with _open(file, name, demuxer) as container:
+    with open_container(file, name, demuxer) as container:
         picture, sound, is_cut = _demux(container, demuxer, name, limits)
-        span = _span(picture, sound, name, limits)
-        budget = _Budget(name, limits, span.duration)
+        span = span_of(picture, sound, name, limits)
+        budget = Budget(name, limits, span.duration)
         shown, wave = _Pictures(None, np.zeros(0), ()), None
         if video and picture:
-            _open_decoder(picture, "pictures", name, limits)
+            open_decoder(picture, "pictures", name, limits)
             shown = _decode_pictures(picture, span, frames, budget, sampling)
         if audio and sound:
-            _open_decoder(sound, "sound", name, limits)
+            open_decoder(sound, "sound", name, limits)
             wave = _decode_sound(sound, span.zero, budget)
             if wave is None and shown.frames is None:
                 raise clip_error("no_frames", name, sense="sound", flag=LEAVE_OUT["sound"])
         faults = {
-            "truncated": is_cut or _is_cut(container, picture, sound),
+            "truncated": is_cut or breaks_off(container, picture, sound),
             f"bad_packets:{budget.bad}": budget.bad > 0,
-            "vfr": _is_vfr(span.stamps),
+            "vfr": is_vfr(span.stamps),
             "no_duration_header": container.duration is None,
             "multiple_audio_streams": len(container.streams.audio) > 1,
         }
@@ -462,13 +468,13 @@ def _read_media(
     return Clip(shown.frames, shown.times, wave, length, warnings=warnings)
 
 
-def _open(file: Path, name: str, demuxer: str) -> av.container.InputContainer:
+def open_container(file: Path, name: str, demuxer: str) -> av.container.InputContainer:
     import av
 
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": DEMUXERS,
-        "codec_whitelist": ",".join(sorted(CODECS)),  # for FFmpeg's own probing; ours is in `_open_decoder`
+        "codec_whitelist": ",".join(sorted(CODECS)),  # for FFmpeg's own probing; ours is in `open_decoder`
     }
     try:
         return av.open(str(file), "r", format=demuxer, options=options, metadata_errors="ignore")
@@ -476,34 +482,13 @@ def _open(file: Path, name: str, demuxer: str) -> av.container.InputContainer:
         raise clip_error("corrupt_media", name) from err
 
 
-def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Track | None, _Track | None, bool]:
+def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[Track | None, Track | None, bool]:
     """The packets of the best picture and sound stream, and whether the file breaks off."""
-    import av
-
-    if len(container.streams) > limits.streams:
-        raise clip_error("unsupported_format.streams", name, streams=len(container.streams), limit=limits.streams)
-    chosen = map(_best, (container.streams.video, container.streams.audio))
-    picture, sound = (stream and _Track(stream, demuxer) for stream in chosen)
+    picture, sound = best_tracks(container, demuxer, name, limits)
     tracks = {track.stream.index: track for track in (picture, sound) if track}
-    if not tracks:
-        raise clip_error("no_streams", name)
-    first, is_cut = float("inf"), False
-    try:
-        for count, packet in enumerate(container.demux(*(track.stream for track in tracks.values()))):
-            if not packet.size or (packet.pts is None and packet.dts is None):
-                continue
-            seconds = float(_stamp(packet) * packet.time_base)
-            first = min(first, seconds)
-            if seconds - first > limits.seconds:
-                raise clip_error("too_long", name, limit=limits.seconds)
-            if count >= limits.packets:
-                raise clip_error("too_long.packets", name, limit=limits.packets)
-            is_cut = is_cut or packet.is_corrupt
-            tracks[packet.stream_index].packets.append(packet)
-    except IndexError:  # PyAV 18 trips, behind the last packet, over streams that appeared on the way
-        pass
-    except av.error.FFmpegError:
-        is_cut = True  # as the ffmpeg command does: what was read before the fault is the clip
+    for packet in packets_of(container, tracks, name, limits):
+        tracks[packet.stream_index].packets.append(packet)
+    is_cut = any(track.is_cut for track in tracks.values())
     if not any(track.packets for track in tracks.values()):
         raise clip_error("corrupt_media" if is_cut else "no_streams", name)
     if picture and len(picture.packets) > limits.frames:
@@ -512,7 +497,42 @@ def _demux(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[_Tr
     return picture, sound, is_cut
 
 
-def _best(streams: Sequence[Any]) -> Any:
+def best_tracks(container: Any, demuxer: str, name: str, limits: Limits) -> tuple[Track | None, Track | None]:
+    """The best picture and sound stream, still without packets."""
+    if len(container.streams) > limits.streams:
+        raise clip_error("unsupported_format.streams", name, streams=len(container.streams), limit=limits.streams)
+    chosen = map(best_stream, (container.streams.video, container.streams.audio))
+    picture, sound = (stream and Track(stream, demuxer) for stream in chosen)
+    if not (picture or sound):
+        raise clip_error("no_streams", name)
+    return picture, sound
+
+
+def packets_of(container: Any, tracks: dict[int, Track], name: str, limits: Limits) -> Iterator[av.Packet]:
+    """The packets of some tracks that have a time, in file order; a track of a file that breaks off is marked."""
+    import av
+
+    first = float("inf")
+    try:
+        for count, packet in enumerate(container.demux(*(track.stream for track in tracks.values()))):
+            if not packet.size or (packet.pts is None and packet.dts is None):
+                continue
+            seconds = float(stamp_of(packet) * packet.time_base)
+            first = min(first, seconds)
+            if seconds - first > limits.seconds:
+                raise clip_error("too_long", name, limit=limits.seconds)
+            if count >= limits.packets:
+                raise clip_error("too_long.packets", name, limit=limits.packets)
+            tracks[packet.stream_index].is_cut |= packet.is_corrupt
+            yield packet
+    except IndexError:  # PyAV 18 trips, behind the last packet, over streams that appeared on the way
+        pass
+    except av.error.FFmpegError:
+        for track in tracks.values():
+            track.is_cut = True  # as the ffmpeg command does: what was read before the fault is the clip
+
+
+def best_stream(streams: Sequence[Any]) -> Any:
     """The stream marked as default, else the first, else None; the cover art of a song is no picture."""
     from av.stream import Disposition
 
@@ -521,7 +541,7 @@ def _best(streams: Sequence[Any]) -> Any:
     return max(moving, key=lambda stream: bool(stream.disposition & Disposition.default), default=None)
 
 
-def _span(picture: _Track | None, sound: _Track | None, name: str, limits: Limits) -> _Span:
+def span_of(picture: Track | None, sound: Track | None, name: str, limits: Limits) -> Span:
     stamps = picture.stamps() if picture else []
     starts = [picture.seconds(stamps[0])] if picture else []
     if sound:  # a negative start is the run-in of the encoder, which is cut off in decoding
@@ -531,23 +551,22 @@ def _span(picture: _Track | None, sound: _Track | None, name: str, limits: Limit
     duration = (picture.seconds(end) if picture else sound.seconds(sound.end) if sound else 0.0) - zero
     if duration > 1.1 * limits.seconds:  # the start of the last packet is not, but a broken length of it is
         raise clip_error("too_long", name, limit=limits.seconds)
-    return _Span(zero, duration, stamps, end)
+    return Span(zero, duration, stamps, end)
 
 
-def _last_duration(picture: _Track, stamps: list[int], sound: _Track | None) -> int:
+def _last_duration(picture: Track, stamps: list[int], sound: Track | None) -> int:
     """Ticks that the last picture stays; where not written (WebM), as most others, but not past the sound."""
-    written = max(picture.packets, key=_stamp).duration or 0
-    if written > 0:
-        return written
+    if picture.last > 0:
+        return picture.last
     usual = int(np.median(np.diff(stamps))) if len(stamps) > 1 else 0
     left = int(sound.seconds(sound.end) / picture.stream.time_base) - stamps[-1] if sound else 0
     return max(min(usual, left) if left > 0 else usual, 1)
 
 
-def _is_vfr(stamps: list[int]) -> bool:
+def is_vfr(stamps: list[int]) -> bool:
     """Whether more than 5 % of the pictures stay 25 % longer or shorter than most.
 
-    >>> _is_vfr([0, 33, 67, 100, 133]), _is_vfr([0, 53, 100, 149, 703])
+    >>> is_vfr([0, 33, 67, 100, 133]), is_vfr([0, 53, 100, 149, 703])
     (False, True)
     """
     gaps = np.diff(stamps)
@@ -555,7 +574,7 @@ def _is_vfr(stamps: list[int]) -> bool:
     return len(gaps) > 1 and float(np.mean(np.abs(gaps - usual) > 0.25 * usual + 1)) > 0.05
 
 
-def _is_cut(container: Any, picture: _Track | None, sound: _Track | None) -> bool:
+def breaks_off(container: Any, picture: Track | None, sound: Track | None) -> bool:
     """Whether a header of a kind that is exact promises clearly more than there is."""
     tracks = [track for track in (picture, sound) if track and track.demuxer in EXACT_HEADERS]
     pairs = [(t.promised, t.seconds(t.end - t.stamps()[0])) for t in tracks if t.promised]
@@ -564,7 +583,7 @@ def _is_cut(container: Any, picture: _Track | None, sound: _Track | None) -> boo
     return any(promised - read > max(0.5, 0.05 * promised) for promised, read in pairs)
 
 
-def _open_decoder(track: _Track, sense: str, name: str, limits: Limits) -> None:
+def open_decoder(track: Track, sense: str, name: str, limits: Limits) -> None:
     context = track.stream.codec_context
     if context is None or context.name not in CODECS:
         raise clip_error("unsupported_codec", name, sense=sense, flag=LEAVE_OUT[sense])
@@ -616,7 +635,7 @@ def even_indices(stamps: list[int], end: int, count: int) -> list[int]:
 SAMPLINGS: dict[str, Sampling] = {"mid_bins": mid_bins, "even_indices": even_indices}
 
 
-def _decode_pictures(track: _Track, span: _Span, count: int, budget: _Budget, sampling: Sampling) -> _Pictures:
+def _decode_pictures(track: Track, span: Span, count: int, budget: Budget, sampling: Sampling) -> _Pictures:
     picks = sampling(span.stamps, span.end, count)
     if not track.has_times:
         picker = _decode_in_order(track, picks, span.stamps, budget)
@@ -630,11 +649,11 @@ def _decode_pictures(track: _Track, span: _Span, count: int, budget: _Budget, sa
     shown = picker.results()
     frames = np.stack([shown[stamp][1] for stamp in picks])  # (T, H, W, 3)
     times = np.array([track.seconds(shown[stamp][0]) - span.zero for stamp in picks])
-    return _Pictures(frames, times, picker.warnings())
+    return _Pictures(frames, times, picker.rgb.warnings())
 
 
 def _decode_needed(
-    track: _Track, picks: list[int], runs: list[list[av.Packet]], budget: _Budget, *, skip: bool = True
+    track: Track, picks: list[int], runs: list[list[av.Packet]], budget: Budget, *, skip: bool = True
 ) -> _Picker:
     """Decodes runs of packets, of which each starts at a keyframe."""
     context = track.stream.codec_context
@@ -652,7 +671,7 @@ def _decode_needed(
     return picker
 
 
-def _decode_in_order(track: _Track, picks: list[int], stamps: list[int], budget: _Budget) -> _Picker:
+def _decode_in_order(track: Track, picks: list[int], stamps: list[int], budget: Budget) -> _Picker:
     """Decodes everything; the n-th picture that comes out has the n-th time."""
     picker = _Picker(picks, track.stream.sample_aspect_ratio, budget)
     order = iter(stamps)
@@ -671,7 +690,7 @@ def _needed_runs(packets: list[av.Packet], wanted: list[int]) -> list[list[av.Pa
     for stamp in wanted:
         last = place[stamp]
         k = bisect_right(keys, last) - 1
-        while k >= 0 and _stamp(packets[keys[k]]) > stamp:  # a picture shown before its keyframe leans on the
+        while k >= 0 and stamp_of(packets[keys[k]]) > stamp:  # a picture shown before its keyframe leans on the
             k -= 1  # group before
         first = keys[k] if k >= 0 else 0
         if bounds and first <= bounds[-1][1] + 1:
@@ -684,19 +703,12 @@ def _needed_runs(packets: list[av.Packet], wanted: list[int]) -> list[list[av.Pa
 class _Picker:
     """Keeps, for each wanted stamp, the latest picture at or before it; converts only those to RGB."""
 
-    def __init__(self, picks: list[int], pixel_aspect: Fraction | None, budget: _Budget) -> None:
-        from av.video.reformatter import VideoReformatter
-
-        self.budget = budget
+    def __init__(self, picks: list[int], pixel_aspect: Fraction | None, budget: Budget) -> None:
+        self.budget, self.rgb = budget, Upright(pixel_aspect)
         self.wanted = sorted(set(picks))
         self.picked = frozenset(picks)
         self.found: dict[int, tuple[int, Any]] = {}  # index in `wanted` -> (stamp, frame, later (H, W, 3))
         self.slot = 0  # the index that was offered to last
-        self.pixel_aspect = float(pixel_aspect or 1)
-        self.size: tuple[int, int] | None = None  # (width, height) before turning
-        self.turns = 0  # quarter turns, counter-clockwise
-        self.is_hdr = False
-        self.reformatter = VideoReformatter()
 
     def offer(self, stamp: int, frame: av.VideoFrame) -> None:
         slot = min(bisect_left(self.wanted, stamp), len(self.wanted) - 1)
@@ -720,26 +732,38 @@ class _Picker:
             results[stamp] = last = self.found.get(slot, last)
         return results
 
-    def warnings(self) -> tuple[str, ...]:
-        return ("hdr_not_tonemapped",) * self.is_hdr + ("rotated",) * (self.turns != 0)
-
     def settle(self) -> None:
         """Converts the picture that was kept last, before another takes its turn, and at the end."""
         stamp, frame = self.found.pop(self.slot, (0, None))
         if frame is None:
             return
-        pixels = frame if isinstance(frame, np.ndarray) else self.budget.attempt(self._rgb, frame)
+        pixels = frame if isinstance(frame, np.ndarray) else self.budget.attempt(self.rgb, frame)
         if pixels is not None:
             self.found[self.slot] = (stamp, pixels)
 
-    def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W, 3) upright RGB in square pixels; the first picture decides H and W for all."""
+
+class Upright:
+    """Turns decoded pictures into (H, W, 3) upright RGB in square pixels; the first decides H and W for all."""
+
+    def __init__(self, pixel_aspect: Fraction | None) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.pixel_aspect = float(pixel_aspect or 1)
+        self.size: tuple[int, int] | None = None  # (width, height) before turning
+        self.turns = 0  # quarter turns, counter-clockwise
+        self.is_hdr = False
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         if self.size is None:
             self.size = _shrunk(frame.width, frame.height, self.pixel_aspect)
             self.turns = frame.rotation // 90 % 4 if frame.rotation % 90 == 0 else 0
             self.is_hdr = frame.color_trc in HDR
         small = self.reformatter.reformat(frame, *self.size, "rgb24", threads=1)
         return np.rot90(small.to_ndarray(), self.turns)
+
+    def warnings(self) -> tuple[str, ...]:
+        return ("hdr_not_tonemapped",) * self.is_hdr + ("rotated",) * (self.turns != 0)
 
 
 def _shrunk(width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
@@ -757,33 +781,33 @@ def _shrunk(width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
 # ---- sound ----
 
 
-def _decode_sound(track: _Track, zero: float, budget: _Budget) -> np.ndarray | None:
+def _decode_sound(track: Track, zero: float, budget: Budget) -> np.ndarray | None:
     """(L,) mono 16 kHz, sample 0 at `zero`; None if nothing can be decoded."""
-    runs: list[_Run] = []
+    runs: list[SoundRun] = []
     for packet in [*track.packets, None]:
         for frame in budget.decode(track, packet):
             budget.hear(frame)
             expected = runs[-1].end if runs else 0.0
             start = expected if frame.pts is None else track.seconds(frame.pts) - zero
-            if not runs or runs[-1].kind != _kind(frame) or start - expected > GAP:
-                runs.append(_Run(frame, start))
+            if not runs or runs[-1].kind != sound_kind(frame) or start - expected > GAP:
+                runs.append(SoundRun(frame, start))
             if not budget.attempt(runs[-1].push, frame, start) and not runs[-1].pieces:
                 runs.pop()  # a sample format from a broken header
     is_fine = track.stream.time_base < Fraction(1, 8000)  # Matroska's milliseconds are not
     return _placed(runs, track.seconds(track.end) - zero if is_fine else None, budget)
 
 
-def _kind(frame: av.AudioFrame) -> tuple[str, str, int]:
+def sound_kind(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-class _Run:
+class SoundRun:
     """Sound without holes and of one kind, resampled on the way."""
 
     def __init__(self, frame: av.AudioFrame, start: float) -> None:
         import av
 
-        self.start, self.end, self.kind = start, start, _kind(frame)  # seconds
+        self.start, self.end, self.kind = start, start, sound_kind(frame)  # seconds
         mean = {"rematrix_maxval": "1"}  # mixes down to the mean; FFmpeg's default for float is 3 dB louder
         self.resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE, options=mean)
         self.pieces: list[np.ndarray] = []
@@ -799,7 +823,7 @@ class _Run:
         return np.concatenate([*self.pieces, *rest, np.zeros(0, np.float32)])
 
 
-def _placed(runs: list[_Run], end: float | None, budget: _Budget) -> np.ndarray | None:
+def _placed(runs: list[SoundRun], end: float | None, budget: Budget) -> np.ndarray | None:
     """The runs on one time line, silence between them, cut at `end`, behind which the encoder padded."""
     resampled = ((round(run.start * RATE), budget.attempt(run.samples)) for run in runs)
     placed = [(first, samples) for first, samples in resampled if samples is not None]

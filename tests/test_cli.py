@@ -56,6 +56,7 @@ Commands:
   serve               Serve a web page and an OpenAI-style API about clips.
   label               Label many clips into a table, with reasons.
   cues                Measure face, head and voice without a language model.
+  timeline            Read a long clip window by window.
   export              Export labels to the tools that people annotate in.
   import-corrections  Turn Label Studio corrections into training rows.
   calibrate           Fit how sure a model is on held-out clips.

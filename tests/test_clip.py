@@ -214,9 +214,9 @@ def test_leaving_out_pictures_that_nobody_needs_changes_no_pixel(kind: str, tmp_
 def test_a_long_recording_decodes_only_the_groups_of_its_picks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_clip(tmp_path / "long.mp4", pictures=240, fps=1, sounds=[], options={"g": "10"})
     decoded = []
-    decode = clip_module._Budget.decode
+    decode = clip_module.Budget.decode
     monkeypatch.setattr(
-        clip_module._Budget, "decode", lambda self, *given: decoded.append(given[1]) or decode(self, *given)
+        clip_module.Budget, "decode", lambda self, *given: decoded.append(given[1]) or decode(self, *given)
     )
     clip = read_clip(path, frames=4)
     assert clip.frames is not None and numbers(clip.frames) == [30, 90, 150, 210]

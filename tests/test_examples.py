@@ -60,6 +60,15 @@ def test_label_writes_a_table(run, tmp_path) -> None:
         assert [row["label"] for row in csv.DictReader(file)] == ["", "happy", "happy"]
 
 
+def test_the_picture_of_a_timeline_is_drawn_of_joined_clips(run, monkeypatch, capsys, tmp_path) -> None:
+    clips = (CLIPS / "happy.mp4", CLIPS / "sad.mp4")
+    arguments = ["timeline_picture.py", tmp_path / "joined.mp4", tmp_path / "drawn.png", *clips]
+    monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
+    runpy.run_path(str(ROOT / "examples/timeline_picture.py"), run_name="__main__")
+    assert "   4  0:04–0:05.2" in capsys.readouterr().out
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_client_prints_the_answer_as_it_comes_and_leaves_no_file(run, actor) -> None:
     with served(actor) as server:
         told = run("client", CLIPS / "happy.mp4", f"{server.url}/v1")
@@ -77,7 +86,7 @@ def test_the_documents_show_the_examples_as_they_are(name) -> None:
 
 def test_every_example_is_shown_or_draws_a_picture() -> None:
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {*SHOWN, "picture", "page_picture"}
+    assert names == {*SHOWN, "picture", "page_picture", "timeline_picture"}
 
 
 def test_the_numbers_of_the_model_card_are_those_of_the_results() -> None:

@@ -21,7 +21,7 @@ a smile moves it. `docs/cues.md` has the errors on rendered heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -119,25 +119,34 @@ def followed(frames: list[list[Face]]) -> list[Person]:
     """The people in a clip, in the order in which they appear."""
     people: list[Person] = []
     for number, faces in enumerate(frames):
-        left = list(range(len(faces)))
-        pairs = sorted(
-            (_distance(person.faces[-1], faces[i]), k, i) for k, person in enumerate(people) for i in left
-        )  # fmt: skip
-        taken: set[int] = set()
-        for distance, k, i in pairs:
-            if distance < NEAR and i in left and k not in taken:
-                left.remove(i)
-                taken.add(k)
-                people[k].frames.append(number)
-                people[k].faces.append(faces[i])
-        people += [Person([number], [faces[i]]) for i in left]
+        known = matched([person.faces[-1].box for person in people], faces)
+        for i, face in enumerate(faces):
+            if i not in known:
+                people.append(Person())
+            person = people[known.get(i, -1)]
+            person.frames.append(number)
+            person.faces.append(face)
     return people
 
 
-def _distance(a: Face, b: Face) -> float:
-    """How far two faces are apart in place and size, in widths of the smaller."""
-    width = min(a.box[2] - a.box[0], b.box[2] - b.box[0])
-    return float(np.abs(a.box - b.box).max() / max(width, 1e-6))
+def matched(last: Sequence[np.ndarray], faces: Sequence[Face]) -> dict[int, int]:
+    """Which faces of a frame are those of known people: place of the face → place of the person.
+
+    Args:
+        last: of each person the box (4,) in which the face was seen last.
+    """
+    pairs = sorted((_distance(box, faces[i].box), k, i) for k, box in enumerate(last) for i in range(len(faces)))
+    found: dict[int, int] = {}
+    for distance, k, i in pairs:
+        if distance < NEAR and i not in found and k not in found.values():
+            found[i] = k
+    return found
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """How far the boxes (4,) of two faces are apart in place and size, in widths of the smaller."""
+    width = min(a[2] - a[0], b[2] - b[0])
+    return float(np.abs(a - b).max() / max(width, 1e-6))
 
 
 def faces_of(tower: FaceTower, frames: np.ndarray) -> Iterator[list[Face]]:
