@@ -216,15 +216,17 @@ class Decoder:
         """Normed hidden states (B, E) after one more token in each row."""
         x = self.embed(tokens).to(self.norm.dtype)  # (B, E)
         cos, sin = self.rotary(x[:, None], self.place[:, None])  # (B, 1, D)
-        end = self.at + 1
-        seen = self.seen[:, None, None, :end]
+        past = torch.arange(self.seen.shape[1], device=x.device) <= self.at
+        unseen = ~(self.seen & past)[:, None, None]  # (B, 1, 1, P + S)
         for layer, keys, values in zip(self.layers, self.keys, self.values, strict=True):
             mixed = layer.qkv(F.rms_norm(x, x.shape[-1:], layer.norm_in, self.eps))
             mixed = mixed.view(len(x), self.heads + 2 * self.key_heads, self.size)
             turned = rotate(mixed[:, : self.heads + self.key_heads], cos, sin)
             keys[:, :, self.at], values[:, :, self.at] = turned[:, self.heads :], mixed[:, -self.key_heads :]
             query = turned[:, : self.heads].view(len(x), self.key_heads, -1, self.size)  # (B, K, H / K, D)
-            read = F.scaled_dot_product_attention(query, keys[:, :, :end], values[:, :, :end], attn_mask=seen)
+            # products over all columns, the empty ones too: a slice would be copied, and sdpa takes three times as long
+            scores = (query @ keys.transpose(-1, -2)).float() * self.size**-0.5
+            read = scores.masked_fill(unseen, -torch.inf).softmax(-1).to(x.dtype) @ values
             x = x + layer.out(read.reshape(len(x), -1))
             gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], layer.norm_mid, self.eps)).chunk(2, -1)
             x = x + layer.down(F.silu(gate) * up)
