@@ -172,10 +172,11 @@ class OmniModel(OmniPreTrainedModel):
             use_cache=True,
             **clips,
         )
-        parts = alike(attention_mask[:, prompt:].sum(1)) if input_ids.is_cpu else [torch.arange(len(input_ids))]
+        lengths = attention_mask[:, prompt:].sum(1)
+        parts = alike(lengths) if input_ids.is_cpu else [torch.arange(len(input_ids), device=input_ids.device)]
         states = []
         for rows in parts:
-            end = prompt + max(1, int(attention_mask[rows, prompt:].sum(1).max()) - 1)
+            end = prompt + max(1, int(lengths[rows].max()) - 1)
             columns = slice(prompt, min(end, input_ids.shape[1] - 1))
             own = self._copied(cache, groups[rows])
             ids, seen, at = input_ids[rows, columns], attention_mask[rows, : columns.stop], positions[rows, columns]
@@ -424,7 +425,8 @@ def score_tokens(
 
     def again(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         logs = head(states).float().div(temperature).log_softmax(-1)
-        return logs.gather(-1, tokens[:, None])[:, 0], -(logs.detach().exp() * logs.detach()).sum(-1)
+        scores = logs.gather(-1, tokens[:, None])[:, 0]
+        return scores, -(logs.detach().exp() * logs.detach()).sum(-1) if entropy else None
 
     parts = zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
     found = [checkpoint(again, *part, use_reentrant=False) if learns else once(*part) for part in parts]

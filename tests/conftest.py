@@ -55,3 +55,15 @@ def voice_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "voice.wav"
     write_clip(path, wave=(0.3 * np.sin(np.arange(8000) / 10)).astype(np.float32))
     return path
+
+
+@pytest.fixture(scope="module")
+def tower():
+    """The default's face tower, where its wheels are."""
+    from omni.cues.face import face_tower
+    from omni.errors import ModelError
+
+    try:
+        return face_tower()
+    except ModelError as err:
+        pytest.skip(str(err))

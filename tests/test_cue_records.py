@@ -11,13 +11,12 @@ import pytest
 
 from data.expressions import ActionUnit
 from omni.clip import Clip
-from omni.cues.face import FACS, Face, Person, face_tower, followed, head_angles
+from omni.cues.face import FACS, Face, Person, followed, head_angles
 from omni.cues.plot import WIDTH, cue_plot
 from omni.cues.reader import reader
 from omni.cues.record import CueRecord, events
 from omni.cues.speech import voice_records
 from omni.cues.timeline import APART, MOST, cue_timeline, read_closely
-from omni.errors import ModelError
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "clips"
 UPRIGHT = np.array([[-0.5, -0.472], [0.5, -0.472], [0.1, 0.13], [-0.417, 0.583], [0.417, 0.583]])
@@ -148,14 +147,6 @@ def test_the_picture_has_a_row_for_each_cue_of_each_person() -> None:
 
 
 # clips
-
-
-@pytest.fixture(scope="module")
-def tower():
-    try:
-        return face_tower()
-    except ModelError as err:
-        pytest.skip(str(err))
 
 
 def test_frames_are_close_enough_for_action_units_and_never_too_many() -> None:

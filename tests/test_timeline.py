@@ -19,8 +19,7 @@ from PIL import Image
 from omni import cli
 from omni.answer import Answer
 from omni.clip import RATE, read_clip, write_clip
-from omni.cues.face import face_tower
-from omni.errors import ClipError, ModelError, OmniError
+from omni.errors import ClipError, OmniError
 from omni.generate import reason
 from omni.timeline.changes import segments
 from omni.timeline.people import People
@@ -289,14 +288,6 @@ def test_the_picture_has_a_band_for_each_person_and_every_colour_that_is_probabl
 
 
 # ---- several people ----
-
-
-@pytest.fixture(scope="module")
-def tower():
-    try:
-        return face_tower()
-    except ModelError as err:
-        pytest.skip(str(err))
 
 
 def _frames(name: str) -> tuple[np.ndarray, np.ndarray]:
