@@ -149,8 +149,7 @@ def ask(
     from .predictions import fingerprint
 
     started = time.perf_counter()
-    if no_audio and no_video:
-        raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
+    _one_sense_left(no_audio, no_video)
     space, below = label_space(labels), _least_sure(model, think, abstain_below, max_risk)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
@@ -406,8 +405,7 @@ def timeline(
     from .predictions import fingerprint
     from .timeline import windows as stream
 
-    if no_audio and no_video:
-        raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
+    _one_sense_left(no_audio, no_video)
     space, started = label_space(labels), time.perf_counter()
     if plot is not None and not plot.resolve().parent.is_dir():
         raise OmniError(f"{plot} is in no folder that there is. Make it first.", code="bad_out")
@@ -519,6 +517,8 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="omni, or r1-omni for the released one (verbatim).")] = "omni",
     mode: Annotated[list[str] | None, typer.Option(help="think or no-think. Default: both.")] = None,
     question: Annotated[str | None, typer.Option(help="In place of the model's own question.")] = None,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave the sound out of every clip.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Leave the picture out of every clip.")] = False,
     wheels: Annotated[Path | None, typer.Option(help="Emotion wheels as JSON, in place of ours.")] = None,
     features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
@@ -531,6 +531,7 @@ def evaluate(
     Run again to resume. A clip that cannot be read counts as wrong and is listed with its error.
     """
     models = model or ["default"]
+    _one_sense_left(no_audio, no_video)
     _offline(max(models, key=lambda name: name.startswith(REMOTE)))
     from . import evaluation
 
@@ -542,6 +543,7 @@ def evaluate(
         protocol=protocol,
         modes=mode,
         question=question,
+        without="audio" if no_audio else "video" if no_video else "",
         wheels=wheels,
         features=features,
         batch_size=batch_size,
@@ -783,6 +785,11 @@ def _print_reasons(answer: Answer, evidence: bool) -> None:
     for line in (thought, *(f"({note})" for note in notes if note)):
         if line:
             console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _one_sense_left(no_audio: bool, no_video: bool) -> None:
+    if no_audio and no_video:
+        raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
 
 
 def _least_sure(model: str, think: bool, below: float | None, risk: float | None) -> float:

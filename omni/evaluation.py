@@ -119,6 +119,7 @@ def evaluate(
     protocol: str = "omni",
     modes: Sequence[str] | None = None,
     question: str | None = None,
+    without: str = "",
     wheels: str | Path | None = None,
     features: str | Path | None = None,
     batch_size: int = 4,
@@ -135,6 +136,8 @@ def evaluate(
         protocol: a key of `PROTOCOLS`.
         modes: some of the protocol's; all of them without.
         question: in place of the model's own; a question in the manifest goes first.
+        without: "audio" or "video", to leave that out of every clip; a clip that has nothing else is one that cannot be
+            read.
         wheels: a file for `omni.emotions.read_wheels`, in place of our wheels.
         features: folder of a feature cache, as in training; without it, each clip is encoded once and forgotten.
         limit: only the first so many rows of the manifest.
@@ -148,22 +151,24 @@ def evaluate(
     chosen = _modes(protocol, modes)
     if batch_size < 1 or limit == 0 or not models or len(set(models)) < len(models):
         raise OmniError("Give each model once, and a batch size and a limit of 1 or more.", code="bad_argument")
+    if without not in ("", "audio", "video"):
+        raise OmniError(f"Nothing called '{without}' can be left out. Use audio or video.", code="bad_argument")
     ids = [fingerprint(str(name)) for name in models]
     rings = read_wheels(wheels) if wheels else OUR_WHEELS
     examples = read_manifest(manifest)
     space = _space(examples, labels, protocol, manifest)
-    cases = [_case(example, space, question, protocol, manifest) for example in examples[:limit]]
+    cases = [_case(one, space, question, protocol, manifest)._replace(without=without) for one in examples[:limit]]
     rows, counts = predict(
         out / "predictions.jsonl",
         cases,
         ids,
         chosen,
         protocol,
-        load=load or partial(load_answerer, features=Path(features) if features else None),
+        load=load or partial(load_answerer, features=Path(features) if features else None, without=without),
         batch_size=batch_size,
         progress=progress,
     )
-    facts = {"manifest": str(manifest), "wheels": rings.name}
+    facts = {"manifest": str(manifest), "without": without or None, "wheels": rings.name}
     metrics = facts | measure(cases, rows, ids, chosen, protocol, space, rings)
     _write(out, metrics)
     return Evaluation(metrics, *counts)

@@ -61,13 +61,17 @@ def _head(metrics: Metrics) -> str:
     asked = [f"“{one['question']}” ({one['clips']})" for one in metrics["questions"] if one["question"]]
     lines = [
         metrics["protocol_says"],
-        f"Manifest {metrics['manifest']}, {metrics['clips']} clips. Labels: {labels}."
+        f"Manifest {metrics['manifest']}, {metrics['clips']} clips{_left_out(metrics)}. Labels: {labels}."
         + (f" Questions in place of the model's own: {', '.join(asked)}." if asked else ""),
         f"In brackets 95 % intervals: bootstrap over clips, {metrics['bootstrap']['resamples']} resamples, seed "
         f"{metrics['bootstrap']['seed']}; of shares Wilson's. Clips of one person are not independent, so the "
         f"intervals are narrower than they should be. omni {metrics['omni_version']}.",
     ]
     return warning + "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _left_out(metrics: Metrics) -> str:
+    return {None: "", "audio": ", without their sound", "video": ", without their picture"}[metrics["without"]]
 
 
 def _summary(runs: Sequence[Metrics]) -> str:

@@ -97,10 +97,10 @@ def measure_reasons(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> dict[str, 
     rows = [(row, known) for row, known in rows if row["thought"]]
     if not rows:
         return None
-    facts = [(row, known) for row, known in rows if known.keys() >= set(COLUMNS)]
+    facts = [(row, known) for row, known in rows if known.keys() >= set(COLUMNS)]  # of a whole clip
     ways = {
         "measured": [(row["modalities"], row["evidence"]) for row, _ in rows if row.get("evidence") is not None],
-        "known": [(row["modalities"], _checked(row["thought"], known)) for row, known in facts],
+        "known": [(row["modalities"], _checked(row, known)) for row, known in facts],
     }
     return {way: grounding(answers).values() if answers else None for way, answers in ways.items()}
 
@@ -115,7 +115,10 @@ def reasons_told(found: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _checked(thought: str, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _checked(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The claims of a thought, checked against what the manifest knows of a synthetic actor."""
-    units, prosody = (json.loads(x) if isinstance(x, str) and x else x or None for x in map(known.get, COLUMNS))
-    return [asdict(claim) for claim in check(thought, ClipCues(cue_truth(units, prosody), {}))]
+    units, prosody = (
+        None if row.get("without") == sense else json.loads(x) if isinstance(x, str) and x else x or None
+        for sense, x in zip(("video", "audio"), map(known.get, COLUMNS), strict=True)
+    )
+    return [asdict(claim) for claim in check(row["thought"], ClipCues(cue_truth(units, prosody), {}))]

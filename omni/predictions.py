@@ -6,8 +6,9 @@ A row has the fields of `omni label`, and the truth, the mode, the protocol, the
 hash of the model's files. A clip that cannot be read or answered becomes a row with its error and stops nothing.
 
 The run can be killed at any time and is resumed by the same call. A finished row is known by what the answer depends
-on: the bytes of the clip, the question, the label space, the model and the hash of its files, the mode, the protocol;
-not by the clip's path or truth, so a corrected manifest costs no new answers and a model trained anew gets new ones.
+on: the bytes of the clip, the sense that was left out, the question, the label space, the model and the hash of its
+files, the mode, the protocol; not by the clip's path or truth, so a corrected manifest costs no new answers and a model
+trained anew gets new ones.
 Clips with equal bytes are answered once. Rows with an error are tried again, and replaced.
 
 Two processes must not write one table. Decoding ahead of the model is left out.
@@ -52,13 +53,19 @@ class Ask(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A row of the manifest with what its answer depends on; `truth` is a word of the space, None in an open one."""
+    """A row of the manifest with what its answer depends on.
+
+    Attributes:
+        truth: a word of the space, None in an open one.
+        without: "audio" or "video" if that is left out of the clip, else "".
+    """
 
     example: Example
     truth: str | None
     question: str | None
     space: LabelSpace
     sha256: str
+    without: str = ""
 
     @property
     def clip(self) -> str:
@@ -143,13 +150,14 @@ def predict(
 
 def key_of(case: Case, model: ModelId, mode: str, protocol: str) -> Key:
     """What an answer depends on."""
-    return case.clip, case.question or "", *case.space.labels, model.name, model.sha256, mode, protocol
+    return case.clip, case.without, case.question or "", *case.space.labels, model.name, model.sha256, mode, protocol
 
 
 def row_key(row: Row) -> Key:
     """The key of a finished row, as `key_of` makes it of a case."""
-    clip, question = row["sha256"] or row["clip"], row["question"] or ""
-    return clip, question, *row["space"], row["model"], row["model_sha256"], row["mode"], row["protocol"]
+    without = row.get("without") or ""  # tables of older versions have no such field
+    asked = row["sha256"] or row["clip"], without, row["question"] or "", *row["space"]
+    return *asked, row["model"], row["model_sha256"], row["mode"], row["protocol"]
 
 
 def fingerprint(name: str) -> ModelId:
@@ -178,10 +186,11 @@ def fingerprint(name: str) -> ModelId:
     return ModelId(name, digest.hexdigest())
 
 
-def load_answerer(name: str, features: Path | None = None) -> Answerer:
+def load_answerer(name: str, features: Path | None = None, without: str = "") -> Answerer:
     """A model as evaluation needs it. Its errors are not those of a clip: they end the run.
 
     Args:
+        without: "audio" or "video", to leave that out of every clip. A clip of nothing else is a `ClipError`.
         features: folder of a `FeatureCache`. Features are then taken as they are kept, in half precision, also the
             first time, so that a resumed run gives the answers of an undisturbed one.
     """
@@ -194,7 +203,7 @@ def load_answerer(name: str, features: Path | None = None) -> Answerer:
     cache = FeatureCache(features, model, processor) if features else None
 
     def encode(path: Path) -> Any:
-        clip = processor.read(path)
+        clip = processor.read(path, audio=without != "audio", video=without != "video")
         if cache is None:
             return as_features(model, processor, [clip])[0]
         cache(clip)
@@ -283,7 +292,7 @@ def _row(case: Case, facts: Row, result: Timed) -> Row:
     """A line of the table; the fields of an answer are null without one."""
     failed = isinstance(result.value, Exception)
     row: Row = {"clip": printable(case.example.clip), "sha256": case.sha256, "truth": case.truth}
-    row |= {"openset": case.example.extra.get("openset"), **facts}
+    row |= {"without": case.without or None} | {"openset": case.example.extra.get("openset"), **facts}
     row |= {"question": case.question, "space": list(case.space.labels), **dict.fromkeys(ANSWER)}
     row |= {} if failed else result.value
     row |= {"seconds": round(result.seconds, 3), "status": "error" if failed else "ok"}

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -349,6 +350,45 @@ def test_reasons_are_judged_by_measured_cues_and_by_known_ones(run, tmp_path: Pa
     assert "<h2>Reasons</h2>" in html and "known cues" in html
 
 
+# A sense left out
+
+
+def test_a_sense_that_is_left_out_is_new_answers_in_the_same_table(run, tmp_path: Path) -> None:
+    fake, clips = Fake(), [(say("happy", 1), "happy"), (say("sad", 2), "happy")]
+    assert run(fake, clips).done == 4
+    found = run(fake, clips, without="audio")
+    assert (found.done, found.known, found.metrics["without"]) == (4, 0, "audio")
+    assert ", without their sound." in (tmp_path / "out" / "report.html").read_text()
+    assert Counter(row["without"] for row in rows_of(tmp_path)) == {None: 4, "audio": 4}
+    assert (run(fake, clips, without="audio").known, run(fake, clips).known) == (4, 4)
+    with pytest.raises(OmniError, match="audio or video"):
+        run(fake, clips, without="sound")
+
+
+def test_what_is_known_of_a_sense_that_was_left_out_supports_no_claim(run) -> None:
+    class Reasoning(Fake):
+        def fields(self, texts: list[str], ask: Ask) -> Row:
+            return super().fields(texts, ask) | {"thought": "The brows are lowered. The pitch is high."}
+
+    truth = {"label": "sad", "action_units": {"AU4": {"intensity": 1.0}}, "prosody": {"pitch_st": 8.0}}
+    for without, supported in (("", 1.0), ("audio", 0.5), ("video", 0.5)):
+        found = run(Reasoning(), [(say("sad"), dict(truth))], modes=["think"], without=without).metrics["runs"][0]
+        assert found["reasons"]["known"]["groundedness"]["value"] == supported
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_model_gets_the_clip_without_that_sense(tmp_path: Path, cached: bool) -> None:
+    options = {"features": tmp_path / "features"} if cached else {}
+    folder = str(tiny_folder(tmp_path / "model"))
+    clip = ROOT / "examples" / "clips" / "happy.mp4"
+    assert load_answerer(folder, **options).encode(clip).modalities == ("video", "audio")
+    assert load_answerer(folder, without="audio", **options).encode(clip).modalities == ("video",)
+    blind = load_answerer(folder, without="video", **options)
+    assert blind.encode(clip).modalities == ("audio",)
+    with pytest.raises(ClipError, match="no sound"):
+        blind.encode(ROOT / "examples" / "clips" / "mute.mp4")
+
+
 # Labels
 
 
@@ -590,7 +630,7 @@ def test_the_matrix_is_darkest_where_most_of_a_class_went(run) -> None:
 def command(tmp_path: Path, monkeypatch, capsys):
     """Run `omni eval` with a fake; gives exit code, stdout and stderr."""
     fake = Fake()
-    monkeypatch.setattr(evaluation, "load_answerer", lambda name, features: fake.load(name))
+    monkeypatch.setattr(evaluation, "load_answerer", lambda name, **options: fake.load(name))
     monkeypatch.setenv("COLUMNS", "200")
     for number, (content, _) in enumerate(FOUR):
         (tmp_path / f"{number}.mp4").write_text(content)
