@@ -415,7 +415,7 @@ def timeline(
         loaded, processor = _load(model, dtype, load_in_4bit)
     from .timeline import timeline as reading
 
-    with _bar("reading", media.duration) as done:
+    with _bar("reading", media.duration * (2 if think else 1)) as done:
         found = reading.read_timeline(loaded, processor, media, labels=space, think=think, progress=done)
     if plot is not None:
         reading.draw(found, plot)

@@ -37,7 +37,7 @@ import re
 import stat
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -783,51 +783,67 @@ def _shrunk(width: int, height: int, pixel_aspect: float) -> tuple[int, int]:
 
 def _decode_sound(track: Track, zero: float, budget: Budget) -> np.ndarray | None:
     """(L,) mono 16 kHz, sample 0 at `zero`; None if nothing can be decoded."""
-    runs: list[SoundRun] = []
-    for packet in [*track.packets, None]:
-        for frame in budget.decode(track, packet):
-            budget.hear(frame)
-            expected = runs[-1].end if runs else 0.0
-            start = expected if frame.pts is None else track.seconds(frame.pts) - zero
-            if not runs or runs[-1].kind != sound_kind(frame) or start - expected > GAP:
-                runs.append(SoundRun(frame, start))
-            if not budget.attempt(runs[-1].push, frame, start) and not runs[-1].pieces:
-                runs.pop()  # a sample format from a broken header
+    frames = (frame for packet in [*track.packets, None] for frame in budget.decode(track, packet))
+    pieces = list(resampled(frames, track, zero, budget))
     is_fine = track.stream.time_base < Fraction(1, 8000)  # Matroska's milliseconds are not
-    return _placed(runs, track.seconds(track.end) - zero if is_fine else None, budget)
+    return _placed(pieces, track.seconds(track.end) - zero if is_fine else None, budget)
 
 
-def sound_kind(frame: av.AudioFrame) -> tuple[str, str, int]:
+def resampled(
+    frames: Iterable[av.AudioFrame], track: Track, zero: float, budget: Budget
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Sound as it is decoded: pieces (L,), mono 16 kHz, each after the sample of the clip (0 at `zero`) of its start."""
+    run: _SoundRun | None = None
+    for frame in frames:
+        budget.hear(frame)
+        expected = run.end if run else 0.0
+        start = expected if frame.pts is None else track.seconds(frame.pts) - zero
+        if run is None or run.kind != _sound_kind(frame) or start - expected > GAP:
+            if run is not None:
+                yield from run.placed(budget.attempt(run.rest), budget.name)
+            run = _SoundRun(frame, start)
+        pieces = budget.attempt(run.push, frame, start)
+        yield from run.placed(pieces, budget.name)
+        if pieces is None and run.at == run.first:
+            run = None  # a sample format from a broken header
+    if run is not None:
+        yield from run.placed(budget.attempt(run.rest), budget.name)
+
+
+def _sound_kind(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-class SoundRun:
+class _SoundRun:
     """Sound without holes and of one kind, resampled on the way."""
 
     def __init__(self, frame: av.AudioFrame, start: float) -> None:
         import av
 
-        self.start, self.end, self.kind = start, start, sound_kind(frame)  # seconds
+        self.start, self.end, self.kind = start, start, _sound_kind(frame)  # seconds
+        self.first = self.at = round(start * RATE)  # samples; where the next piece starts
         mean = {"rematrix_maxval": "1"}  # mixes down to the mean; FFmpeg's default for float is 3 dB louder
         self.resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE, options=mean)
-        self.pieces: list[np.ndarray] = []
 
-    def push(self, frame: av.AudioFrame, start: float) -> bool:
+    def push(self, frame: av.AudioFrame, start: float) -> list[np.ndarray]:
         self.end = max(start, self.start) + frame.samples / frame.sample_rate
-        self.pieces += [piece.to_ndarray()[0] for piece in self.resampler.resample(frame)]
-        return True
+        return [piece.to_ndarray()[0] for piece in self.resampler.resample(frame)]
 
-    def samples(self) -> np.ndarray:
-        """All that was pushed; closes the run."""
-        rest = [piece.to_ndarray()[0] for piece in self.resampler.resample(None)]
-        return np.concatenate([*self.pieces, *rest, np.zeros(0, np.float32)])
+    def rest(self) -> list[np.ndarray]:
+        """What is left in the resampler; closes the run."""
+        return [piece.to_ndarray()[0] for piece in self.resampler.resample(None)]
+
+    def placed(self, pieces: list[np.ndarray] | None, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        for piece in pieces or ():
+            if not (np.abs(piece) < LOUDEST).all():  # float PCM can hold anything, NaN too
+                raise clip_error("corrupt_media", name)
+            yield self.at, piece
+            self.at += len(piece)
 
 
-def _placed(runs: list[SoundRun], end: float | None, budget: Budget) -> np.ndarray | None:
-    """The runs on one time line, silence between them, cut at `end`, behind which the encoder padded."""
-    resampled = ((round(run.start * RATE), budget.attempt(run.samples)) for run in runs)
-    placed = [(first, samples) for first, samples in resampled if samples is not None]
-    length = max((first + len(samples) for first, samples in placed), default=0)
+def _placed(pieces: list[tuple[int, np.ndarray]], end: float | None, budget: Budget) -> np.ndarray | None:
+    """The pieces on one time line, silence between them, cut at `end`, behind which the encoder padded."""
+    length = max((first + len(samples) for first, samples in pieces), default=0)
     if end is not None and 0 <= length - round(end * RATE) < 4096:  # the longest frame of common codecs
         length = round(end * RATE)
     if length <= 0:
@@ -835,12 +851,10 @@ def _placed(runs: list[SoundRun], end: float | None, budget: Budget) -> np.ndarr
     if length > 1.1 * budget.limits.seconds * RATE:
         raise clip_error("too_long", budget.name, limit=budget.limits.seconds)
     wave = np.zeros(length, np.float32)
-    for first, samples in placed:
+    for first, samples in pieces:
         samples = samples[max(-first, 0) :]
         first = max(first, 0)
         wave[first : first + len(samples)] = samples[: max(length - first, 0)]
-    if not (np.abs(wave) < LOUDEST).all():  # float PCM can hold anything, NaN too
-        raise clip_error("corrupt_media", budget.name)
     return wave
 
 

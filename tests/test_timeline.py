@@ -246,7 +246,10 @@ def test_a_window_is_answered_as_the_clip_alone(model, talk: Path) -> None:
 
 
 def test_rows_segments_and_summary_fit_together(model, talk: Path) -> None:
-    found = json.loads(json.dumps(read_timeline(*model, talk, window=2, hop=1, think=True).to_dict()))
+    walked: list[float] = []
+    read = read_timeline(*model, talk, window=2, hop=1, think=True, progress=walked.append)
+    assert walked == sorted(walked) and walked[-1] == pytest.approx(2 * read.duration_s)  # walked through twice
+    found = json.loads(json.dumps(read.to_dict()))
     assert list(found) == [
         "clip", "sha256", "duration_s", "window_s", "hop_s", "labels", "modalities", "people", "windows", "changes",
         "segments", "summary", "warnings",

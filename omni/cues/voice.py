@@ -21,7 +21,8 @@ cancels how lively the voice is. RATE_AT_ONE and RATE_POWER make syllables per s
 `joe` at four speeds. Counting syllable nuclei (de Jong & Wempe 2009) was tried: it finds by how much a
 sentence was stretched with six times the error, because the count follows pitch and tilt as well.
 
-Left out: jitter, shimmer, harmonics-to-noise ratio. They move as side effects of pitch and of lossy codecs.
+Left out: jitter, shimmer, harmonics-to-noise ratio. In clips of seconds they say little of the voice: the halves of one
+sentence disagree, and jitter follows pitch (docs/log.md, 27 November).
 """
 
 import itertools

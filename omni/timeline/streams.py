@@ -17,21 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..clip import (
-    GAP,
-    LOUDEST,
     RATE,
     SKIPPING,
     Budget,
     Sampling,
-    SoundRun,
     Track,
     Upright,
     best_tracks,
-    clip_error,
     open_container,
     open_decoder,
     packets_of,
-    sound_kind,
+    resampled,
     stamp_of,
 )
 from ..errors import ClipError
@@ -246,40 +242,11 @@ class Sound:
         self.end, self.is_there = max(self.end, self.first + at + len(samples)), True
 
     def _pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Resampled sound, and the sample of the clip at which each piece starts."""
+        """The sound, each piece after the sample that it starts at; ends early where there is too much damage."""
+        frames = decoded(self.windows, 1, "sound", self.budget, None)
         try:
-            yield from self._resampled()
+            yield from resampled(frames, self.times, self.windows.span.zero, self.budget)
         except ClipError as err:
             if err.code != "corrupt_media":
                 raise
             self.is_damaged = True
-
-    def _resampled(self) -> Iterator[tuple[int, np.ndarray]]:
-        run, at = None, 0
-        for frame in decoded(self.windows, 1, "sound", self.budget, None):
-            self.budget.hear(frame)
-            expected = run.end if run else 0.0
-            start = expected if frame.pts is None else self.times.seconds(frame.pts) - self.windows.span.zero
-            if run is None or run.kind != sound_kind(frame) or start - expected > GAP:
-                if run is not None:
-                    yield at, self._rest(run)
-                run, at = SoundRun(frame, start), round(start * RATE)
-            if not self.budget.attempt(run.push, frame, start) and at == round(run.start * RATE):
-                run = None  # a sample format from a broken header
-                continue
-            for piece in run.pieces:
-                yield at, self._checked(piece)
-                at += len(piece)
-            run.pieces = []
-        if run is not None:
-            yield at, self._rest(run)
-
-    def _rest(self, run: SoundRun) -> np.ndarray:
-        """What is left in the resampler."""
-        rest = self.budget.attempt(run.samples)
-        return np.zeros(0, np.float32) if rest is None else self._checked(rest)
-
-    def _checked(self, piece: np.ndarray) -> np.ndarray:
-        if not (np.abs(piece) < LOUDEST).all():  # float PCM can hold anything, NaN too
-            raise clip_error("corrupt_media", self.windows.name)
-        return piece

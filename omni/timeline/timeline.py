@@ -67,7 +67,7 @@ def read_timeline(
         hop: seconds from one window to the next, at most `window`.
         labels: the label space over which probabilities are given.
         think: also write reasons, for the surest window between two changes.
-        progress: told how many seconds of the clip are done.
+        progress: told how many seconds of the clip are done; reasons are a second walk through it, told on top.
 
     Raises:
         OmniError: window and hop do not go together, or the clip cannot be read.
@@ -101,7 +101,7 @@ def read_timeline(
     found = [one for own, _ in pairs for one in own]
     turns = [one for own, mine in pairs for one in changes(own, mine)]
     if think:
-        found = _explained(model, processor, windows, tower, found, names, space)
+        found = _explained(model, processor, windows, tower, found, names, space, progress)
     return Timeline(
         clip=str(clip.file if isinstance(clip, Windows) else clip),
         sha256=windows.sha256,
@@ -183,7 +183,14 @@ def _numbers(readings: Sequence[Reading]) -> dict[int | str | None, int]:
 
 
 def _explained(
-    model, processor, windows: Windows, tower, found: Sequence[Passage], names: dict, space: LabelSpace
+    model,
+    processor,
+    windows: Windows,
+    tower,
+    found: Sequence[Passage],
+    names: dict,
+    space: LabelSpace,
+    progress: Progress | None,
 ) -> list[Passage]:
     """The passages with the reasons in their surest windows, for which the file is walked through again."""
     wanted = {(one.surest, one.person) for one in found}
@@ -200,6 +207,8 @@ def _explained(
         waiting += [one for one in each if (one.window.number, names.get(one.person)) in wanted]
         if len(waiting) >= TOGETHER:
             write()
+        if progress:
+            progress(windows.duration + each[0].window.t1)
     if waiting:
         write()
     return [_with_reasons(one, *answers[one.surest, one.person]) for one in found]
