@@ -792,7 +792,7 @@ def _decode_sound(track: Track, zero: float, budget: Budget) -> np.ndarray | Non
 def resampled(
     frames: Iterable[av.AudioFrame], track: Track, zero: float, budget: Budget
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Sound as it is decoded: pieces (L,), mono 16 kHz, each after the sample of the clip (0 at `zero`) of its start."""
+    """Sound as it is decoded: at which sample of the clip (0 at `zero`) a piece starts, and the piece (L,), 16 kHz."""
     run: _SoundRun | None = None
     for frame in frames:
         budget.hear(frame)
