@@ -1,12 +1,14 @@
 """How often `omni timeline` names the right speaker, and how often it finds changes, planted or in noise.
 
-python benchmarks/bench_timeline.py
+python benchmarks/bench_timeline.py [FOLDER]
 
-Speaker: every pair of two example clips with both faces and the voice of the first; the second person's mouth moves as
-it did with a voice that is not heard (`both move`), or is still (`one is still`), or both are still (`nobody`).
+Speaker: every ordered pair of two clips of the folder (default: one example clip of each emotion) with both faces and
+the voice of the first; the second person's mouth moves as it did with a voice that is not heard (`both move`), or is
+still (`one is still`), or both are still (`nobody`).
 Changes: rows of seven probabilities, softmax of logits with Gaussian noise that overlapping windows share.
 """
 
+import sys
 from itertools import permutations
 from pathlib import Path
 
@@ -14,11 +16,11 @@ import numpy as np
 
 from omni.clip import Clip, read_clip
 from omni.cues.face import face_tower
+from omni.emotions import EKMAN7
 from omni.timeline.changes import segments
 from omni.timeline.people import People
 
-CLIPS = Path(__file__).parent.parent / "examples/clips"
-NAMES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+EXAMPLES = [Path(__file__).parent.parent / f"examples/clips/{name}.mp4" for name in EKMAN7]
 CALM = np.log([0.7, 0.1, 0.05, 0.05, 0.04, 0.03, 0.03])
 
 
@@ -36,11 +38,12 @@ def still(clip: Clip) -> Clip:
     return Clip(np.repeat(clip.frames[:1], len(clip.frames), 0), clip.times)
 
 
-def speakers() -> None:
+def speakers(paths: list[Path]) -> None:
     tower = face_tower()
-    clips = {name: read_clip(CLIPS / f"{name}.mp4", frames=25) for name in NAMES}
+    clips = [read_clip(path, frames=25) for path in paths]
+    clips = [clip for clip in clips if clip.modalities == ("video", "audio")]
     found: dict[str, list[int | str | None]] = {"both move": [], "one is still": [], "nobody": []}
-    for a, b in permutations(clips.values(), 2):
+    for a, b in permutations(clips, 2):
         found["both move"].append(named(tower, a, b, a.wave))
         found["one is still"].append(named(tower, a, still(b), a.wave))
         found["nobody"].append(named(tower, still(a), still(b), a.wave))
@@ -75,4 +78,4 @@ def rows_with_changes() -> None:
 
 if __name__ == "__main__":
     rows_with_changes()
-    speakers()
+    speakers(sorted(Path(sys.argv[1]).glob("*.mp4")) if sys.argv[1:] else EXAMPLES)

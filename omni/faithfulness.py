@@ -1,23 +1,24 @@
 """The receipt of an answer: what the model used of the clip, tried out rather than asked.
 
     clip ─► full · muted · blind · no_transcript · swapped · shuffled ─► p(label) of each, at once and without thinking
-    thought ─► sentences ─► log p(sentence | clip) − log p(sentence | clip without the sense it speaks of)
+    thought ─► claims ─► log p(its words | clip) − log p(its words | clip with a neutral person's face, or voice)
     thought ─► the contrary of all that it claims ─► p(answer | clip, contrary)
 
     share of a sense   d_s / Σ d,  d_s = max(0, log p(answer | full) − log p(answer | without s))
 
 Conditions. `muted` and `blind` take one sense away, words included; `no_transcript` takes the words alone;
-`swapped` puts in the voice of the bundled clip of `omni doctor`; `shuffled` shows every second frame first. The
-prompt says which senses there are, as always. A condition that changes nothing is left out: no sound, nothing to mute.
-The clip has been through the towers already, so all this costs runs of prompts and no text is written.
+`swapped` puts in the voice and the words of a neutral person (`NEUTRAL`); `shuffled` shows every second frame first.
+The prompt says which senses there are, as always. A condition that changes nothing is left out: no sound, nothing to
+mute. The clip has been through the towers already, so all this costs runs of prompts and no text is written.
 
 Shares are of the two senses and add up to 1, or are all 0 where neither removal makes the answer less likely.
 Two senses that say the same can replace each other: shares are then small numbers put in proportion. Read the
 probabilities beside them.
 
-A claim survives if its sentence is at least twice as likely with the sense it speaks of as without: the model read
-it off that sense. Whether it is true is another matter, that of `evidence.py`. A sentence about both senses is tried
-without each.
+A claim survives if its words, after the text before them, are at least twice as likely with the clip's own face (or
+voice) as with a neutral one: the model read it off that sense. Taking the sense away instead would tell nothing: the
+prompt says then that it is missing, and every claim survives. Whether a claim is true is another matter, that of
+`evidence.py`. What a neutral person shows too, a relaxed face or an ordinary voice, cannot survive.
 
 Thinking. The answer agrees with its thinking if the model answers the same at once. It follows its thinking if the
 contrary of the reasons halves the probability of the answer; if not, the reasons may be decoration.
@@ -34,14 +35,14 @@ import torch
 
 from .answer import Answer, Parsed
 from .clip import Clip
-from .cues.lexicon import CUES, sentences, spell
+from .cues.lexicon import CUES, Claim, claims, spell
 from .emotions import EKMAN7, LabelSpace, label_space
 from .evidence import MARKS, SENSES, Evidence, Verdict
 from .features import ClipFeatures
 from .generate import SOURCES, answer_head, as_features, ask_text, build_inputs, score_labels
 from .rollout import unwrapped
 
-VOICE = "default/doctor.mp4"  # whose voice `swapped` puts in
+NEUTRAL = "default/neutral.mp4"  # whose voice and face are put in: no action unit, an ordinary voice
 WITHOUT = {"video": "blind", "audio": "muted"}
 NAMED = {"video": "picture", "audio": "sound"}
 TWICE = math.log(2)
@@ -65,11 +66,11 @@ class Conflict:
 
 @dataclass(frozen=True)
 class TriedClaim:
-    """A claim of the thought, without its sense.
+    """A claim of the thought, tried on a neutral person.
 
     Attributes:
         sentence, modality, cue, polarity, verdict: as in `Evidence`.
-        drop: nats by which its sentence is less likely without the sense it speaks of.
+        drop: nats by which its words are less likely with a neutral face in the place of the clip's, or voice.
         survives: the drop is log 2 or more.
     """
 
@@ -148,7 +149,8 @@ def receipt_of(
         ModelError: if the model puts out NaN.
     """
     space, clip = label_space(labels), as_features(model, processor, [clip])[0]
-    tried = conditions(clip, other_voice(model, processor, clip))
+    other = neutral_person(model, processor, clip)
+    tried = conditions(clip, other)
     texts = [ask_text(processor, one, question, space, think=False) for one in tried.values()]
     inputs = build_inputs(model, processor, list(tried.values()), texts)
     scores = score_labels(model, processor, inputs, ["<answer>"] * len(tried), space)
@@ -159,16 +161,16 @@ def receipt_of(
         found,
         shares(found, label),
         conflict(found, label),
-        _claims(model, processor, tried, answer, question, space),
+        _claims(model, processor, clip, other, answer, question, space),
         _agreement(model, processor, clip, answer, question, space, found["full"]),
     )
 
 
-def conditions(clip: ClipFeatures, voice: ClipFeatures | None) -> dict[str, ClipFeatures]:
+def conditions(clip: ClipFeatures, other: ClipFeatures | None) -> dict[str, ClipFeatures]:
     """The clip under every condition that changes it.
 
     Args:
-        voice: whose sound is put in; None leaves that condition out.
+        other: whose sound is put in; None leaves that condition out.
     """
     heard = "audio" in clip.modalities
     changed = {
@@ -176,19 +178,19 @@ def conditions(clip: ClipFeatures, voice: ClipFeatures | None) -> dict[str, Clip
         "muted": clip.mute() if heard else None,
         "blind": clip.blind() if "video" in clip.modalities else None,
         "no_transcript": replace(clip, transcript=None) if clip.transcript else None,
-        "swapped": clip.with_sound_of(voice) if heard and voice else None,
+        "swapped": clip.with_sound_of(other) if heard and other else None,
         "shuffled": clip.shuffled() if "video" in clip.modalities else None,
     }
     return {name: one for name, one in changed.items() if one is not None}
 
 
-def other_voice(model, processor, clip: ClipFeatures) -> ClipFeatures | None:
-    """The sound of the bundled clip; None if it is not wanted, as the clip has no sound or is that one."""
-    if "audio" not in clip.modalities:
+def neutral_person(model, processor, clip: ClipFeatures) -> ClipFeatures | None:
+    """The senses of the bundled neutral clip that `clip` has too; None if it has none, or is that one."""
+    if not clip.modalities:
         return None
-    with resources.as_file(resources.files("omni").joinpath(VOICE)) as path:
-        voice: Clip = processor.read(Path(path), video=False)
-    return as_features(model, processor, [voice])[0] if voice.sha256 != clip.sha256 else None
+    with resources.as_file(resources.files("omni").joinpath(NEUTRAL)) as path:
+        other: Clip = processor.read(Path(path), video="video" in clip.modalities, audio="audio" in clip.modalities)
+    return as_features(model, processor, [other])[0] if other.sha256 != clip.sha256 else None
 
 
 def shares(found: dict[str, Probabilities], label: str) -> dict[str, float]:
@@ -269,9 +271,8 @@ def _thinking_told(receipt: Receipt) -> list[str]:
     for claim in receipt.claims:
         name = claim.cue.replace("_", " ")
         said = f"{name if claim.polarity > 0 else f'no {name}'} ({MARKS[claim.verdict]})"
-        sense = NAMED[SENSES[claim.modality]]
         fate = "survives" if claim.survives else "does not survive"
-        lines.append(f"  {said} {fate}: its sentence is {_times(claim.drop)} with the {sense}")
+        lines.append(f"  {said} {fate}: {_times(claim.drop)} as with a neutral {claim.modality}")
     if receipt.agreement is None:
         return lines
     one = receipt.agreement
@@ -292,28 +293,40 @@ def _times(drop: float) -> str:
 
 
 def _claims(
-    model, processor, tried: dict[str, ClipFeatures], answer: Answer, question: str | None, space: LabelSpace
+    model,
+    processor,
+    clip: ClipFeatures,
+    other: ClipFeatures | None,
+    answer: Answer,
+    question: str | None,
+    space: LabelSpace,
 ) -> tuple[TriedClaim, ...]:
-    """The claims about senses that the clip has, each with what its removal does to its sentence."""
-    claims = [one for one in answer.evidence if WITHOUT[SENSES[one.modality]] in tried]
-    if not claims:
+    """The claims about senses that the clip has, each with what a neutral person in that sense does to its words."""
+    verdicts = {(one.cue, one.polarity): one.verdict for one in answer.evidence}
+    found = [one for one in claims(answer.thought) if SENSES[one.modality] in clip.modalities]
+    if not found or other is None:
         return ()
-    names = ["full", *(name for name in WITHOUT.values() if name in tried)]
-    texts = [ask_text(processor, tried[name], question, space, think=True) for name in names]
-    inputs = build_inputs(model, processor, [tried[name] for name in names], texts)
-    likely = dict(zip(names, _sentence_logs(model, processor, inputs, answer), strict=True))
-
-    def tried_out(one: Evidence) -> TriedClaim:
-        drop = likely["full"][one.sentence] - likely[WITHOUT[SENSES[one.modality]]][one.sentence]
-        return TriedClaim(one.sentence, one.modality, one.cue, one.polarity, one.verdict, drop, drop >= TWICE)
-
-    return tuple(map(tried_out, claims))
+    swapped = {
+        "face": lambda: clip.with_picture_of(other),
+        "voice": lambda: replace(clip.with_sound_of(other), transcript=clip.transcript),  # the voice, not the words
+    }
+    senses = sorted({one.modality for one in found})
+    clips = [clip, *(swapped[sense]() for sense in senses)]
+    texts = [ask_text(processor, one, question, space, think=True) for one in clips]
+    own, *others = _claim_logs(model, processor, build_inputs(model, processor, clips, texts), answer.thought, found)
+    drops = [own[i] - others[senses.index(one.modality)][i] for i, one in enumerate(found)]
+    return tuple(
+        TriedClaim(
+            one.sentence, one.modality, one.cue, one.polarity, verdicts[one.cue, one.polarity], drop, drop >= TWICE
+        )
+        for one, drop in zip(found, drops, strict=True)
+    )
 
 
 @torch.inference_mode()
-def _sentence_logs(model, processor, inputs: dict, answer: Answer) -> list[dict[str, float]]:
-    """Log-probability of every sentence of the thought after each of B prompts, {sentence: nats}."""
-    model, text = unwrapped(model), _head(answer.thought)
+def _claim_logs(model, processor, inputs: dict, thought: str, found: Sequence[Claim]) -> list[list[float]]:
+    """Log-probability of the words of every claim, given the text before them, after each of B prompts; nats."""
+    model, text = unwrapped(model), _head(thought)
     coded = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = torch.tensor(coded.input_ids, device=inputs["input_ids"].device)  # (H,)
     rows = ids.expand(len(inputs["input_ids"]), -1)
@@ -323,15 +336,12 @@ def _sentence_logs(model, processor, inputs: dict, answer: Answer) -> list[dict[
     logs = model.lm_head(hidden[:, -len(ids) - 1 : -1]).float().log_softmax(-1)  # (B, H, V)
     steps = logs.gather(-1, rows[..., None])[..., 0].cpu()  # (B, H)
 
-    found: list[dict[str, float]] = [{} for _ in steps]
-    start = 0
-    for sentence in sentences(answer.thought):
-        start = text.index(sentence, start)
-        end = start + len(sentence)
-        inside = torch.tensor([start < b and a < end for a, b in coded.offset_mapping])
-        for one, row in zip(found, steps, strict=True):
-            one[sentence] = float(row[inside].sum())
-    return found
+    spans, at = [], 0
+    for one in found:
+        at = text.index(one.sentence, at)
+        spans.append((at + one.start, at + one.end))
+    inside = torch.tensor([[start < b and a < end for a, b in coded.offset_mapping] for start, end in spans])  # (C, H)
+    return (steps @ inside.T.to(steps.dtype)).tolist()
 
 
 def _agreement(

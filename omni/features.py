@@ -69,8 +69,19 @@ class ClipFeatures:
             silent,
             features=silent.features | {m: other.features[m] for m in theirs},
             times=silent.times | {m: other.times[m] for m in theirs},
-            modalities=tuple(m for m in ("video", "audio") if m in self.modalities or m == "audio" in other.modalities),
+            modalities=silent.modalities + tuple(m for m in ("audio",) if m in other.modalities),
             transcript=other.transcript,
+        )
+
+    def with_picture_of(self, other: "ClipFeatures") -> "ClipFeatures":
+        """The clip with the picture of another one; its own sound and words stay."""
+        blind = self.blind()
+        theirs = [m for m in ("video", "expression") if m in other.features]
+        return replace(
+            blind,
+            features=blind.features | {m: other.features[m] for m in theirs},
+            times=blind.times | {m: other.times[m] for m in theirs},
+            modalities=tuple(m for m in ("video",) if m in other.modalities) + blind.modalities,
         )
 
     def shuffled(self) -> "ClipFeatures":

@@ -10,7 +10,18 @@ import torch
 from omni.answer import Answer
 from omni.emotions import EKMAN7, label_space
 from omni.evidence import Evidence
-from omni.faithfulness import TWICE, Agreement, Conflict, Receipt, conditions, conflict, receipt_of, shares, told
+from omni.faithfulness import (
+    TWICE,
+    Agreement,
+    Conflict,
+    Receipt,
+    conditions,
+    conflict,
+    neutral_person,
+    receipt_of,
+    shares,
+    told,
+)
 from omni.features import encode_clip
 from omni.generate import ask_text, build_inputs, score_labels
 from omni.tiny import tiny
@@ -75,21 +86,41 @@ def test_a_conflict_names_both_sides_and_the_winner() -> None:
     assert conflict({"muted": found["muted"], "blind": found["muted"]}, "sad") is None
 
 
-def test_a_claim_is_tried_by_how_likely_its_sentence_is_without_its_sense(parts, clip) -> None:
+def test_a_claim_is_tried_by_how_likely_its_words_are_with_a_neutral_person(parts, clip) -> None:
     model, processor = parts
-    found = receipt_of(*parts, clip, answered(clip)).claims
+    clip = replace(clip, transcript="Well.")
+    found, other = receipt_of(*parts, clip, answered(clip)).claims, neutral_person(*parts, clip)
     head, logs = "<think>" + THOUGHT, []
-    first = len(processor.tokenizer("<think>The mouth smiles.").input_ids)
-    for one in (clip, clip.blind()):
+    swapped = replace(clip.with_sound_of(other), transcript="Well.")
+    for one in (clip, clip.with_picture_of(other), swapped):
         inputs = build_inputs(*parts, [one], [ask_text(processor, one, None, label_space(EKMAN7), True)])
         ids = torch.tensor([processor.tokenizer(head).input_ids])
         inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         with torch.no_grad():
             steps = model(**inputs).logits[0, -ids.shape[1] - 1 : -1].log_softmax(-1).gather(-1, ids[0][:, None])
-        logs.append(float(steps[len("<think>") : first].sum()))
-    assert found[0].drop == pytest.approx(logs[0] - logs[1], abs=1e-3)
+        logs.append(steps[:, 0])
+    first, second = (head.index(words) for words in ("smiles", "pitch is high"))  # the tiny model spells
+    smile, pitch = slice(first, first + len("smiles")), slice(second, second + len("pitch is high"))
+    assert [one.cue for one in found] == ["smile", "pitch_high"]
+    assert found[0].drop == pytest.approx(float((logs[0] - logs[1])[smile].sum()), abs=1e-3)
+    assert found[1].drop == pytest.approx(float((logs[0] - logs[2])[pitch].sum()), abs=1e-3)
     assert [one.survives for one in found] == [one.drop >= TWICE for one in found]
+
+
+def test_only_claims_about_senses_that_the_clip_has_are_tried(parts, clip) -> None:
+    mute, blind = clip.mute(), clip.blind()
+    assert [one.cue for one in receipt_of(*parts, mute, answered(mute)).claims] == ["smile"]
+    assert [one.cue for one in receipt_of(*parts, blind, answered(blind)).claims] == ["pitch_high"]
+    assert receipt_of(*parts, mute.blind(), answered(clip)).claims == ()
+
+
+def test_the_picture_of_another_clip_comes_without_its_words(clip) -> None:
+    other = replace(clip, transcript="Well.", features=dict.fromkeys(clip.features, torch.zeros(1, 1)))
+    seen = clip.with_picture_of(other)
+    assert seen.modalities == clip.modalities and seen.transcript == clip.transcript
+    assert seen.features["video"].shape == (1, 1) and seen.features["audio"] is clip.features["audio"]
+    assert clip.with_picture_of(other.blind()).modalities == ("audio",)
 
 
 def test_thinking_is_compared_with_none_and_with_its_contrary(parts, clip) -> None:

@@ -48,6 +48,8 @@ class Claim(NamedTuple):
     modality: Modality
     polarity: int  # +1 the text says that the cue is there, -1 that it is not
     sentence: str
+    start: int  # characters of the sentence that say so
+    end: int
 
 
 class _Reading(NamedTuple):
@@ -100,7 +102,7 @@ def claims(text: str) -> list[Claim]:
     for sentence in sentences(text):
         for reading in _read(sentence):
             modality = CUES[reading.cue].modality
-            claim = Claim(reading.cue, modality, reading.polarity, sentence)
+            claim = Claim(reading.cue, modality, reading.polarity, sentence, reading.start, reading.end)
             found.setdefault((reading.cue, reading.polarity), claim)
     return list(found.values())
 
