@@ -30,7 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from omni.clip import read_clip, write_clip
+from omni.clip import read_clip
+from omni.clip_writer import write_clip
 from omni.cues.truth import cue_strength, cue_truth
 from omni.cues.voice import deltas, measure
 from omni.emotions import EKMAN7

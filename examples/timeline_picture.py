@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from omni import load
-from omni.clip import RATE, read_clip, write_clip
+from omni.clip import RATE, read_clip
+from omni.clip_writer import write_clip
 from omni.timeline.timeline import draw, read_timeline, told
 
 FPS = 25

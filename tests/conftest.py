@@ -37,7 +37,7 @@ def no_network() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def talking_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One second of moving noise with a tone, as mp4: picture and sound, no face."""
-    from omni.clip import write_clip
+    from omni.clip_writer import write_clip
 
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("clips") / "talking.mp4"
@@ -50,7 +50,7 @@ def talking_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def voice_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half a second of a tone, as wav."""
-    from omni.clip import write_clip
+    from omni.clip_writer import write_clip
 
     path = tmp_path_factory.mktemp("clips") / "voice.wav"
     write_clip(path, wave=(0.3 * np.sin(np.arange(8000) / 10)).astype(np.float32))

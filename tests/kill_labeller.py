@@ -69,7 +69,7 @@ def make_clips(folder: Path, count: int) -> None:
     """Clips of half a second, each of its own noise; every tenth is damaged."""
     import numpy as np
 
-    from omni.clip import write_clip
+    from omni.clip_writer import write_clip
 
     for i in range(count):
         rng = np.random.default_rng(i)

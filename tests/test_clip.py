@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from omni import clip as clip_module
-from omni.clip import RATE, REASONS, Clip, Limits, is_silent, read_clip, write_clip
+from omni.clip import RATE, REASONS, Clip, Limits, is_silent, read_clip
+from omni.clip_writer import write_clip
 from omni.errors import ClipError
 from tests.media import make_clip, numbers, picture, tone
 

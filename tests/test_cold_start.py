@@ -13,7 +13,7 @@ import torch
 
 from omni.align import Aligned, AlignOptions, WordScores, align, token_scores
 from omni.answer import parse_answer
-from omni.clip import write_clip
+from omni.clip_writer import write_clip
 from omni.collate import CHECKABLE, NOTHING, RowOptions, align_rows, expression_label, sft_rows, vocabulary
 from omni.emotions import EKMAN7, label_space
 from omni.errors import LabelError

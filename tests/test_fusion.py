@@ -14,7 +14,7 @@ from torch import nn
 from trl import SFTConfig, TrlParser
 
 from omni.align import Aligned, AlignOptions, WordScores, align, gate_loss
-from omni.clip import write_clip
+from omni.clip_writer import write_clip
 from omni.errors import ModelError
 from omni.features import ClipFeatures, collate, encode_clip
 from omni.fusion import AUX, FUSIONS, MECHANISMS, Instruction, InstructionRouted

@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from trl import GRPOConfig
 
-from omni.clip import write_clip
+from omni.clip_writer import write_clip
 from omni.emotions import EKMAN7, label_space
 from omni.errors import LabelError
 from omni.features import encode_clip, write_features

@@ -26,7 +26,8 @@ import pytest
 
 from omni.answer import QUESTION, Answer
 from omni.cli import main
-from omni.clip import Clip, Limits, write_clip
+from omni.clip import Clip, Limits
+from omni.clip_writer import write_clip
 from omni.errors import ClipError, ManifestError, OmniError
 from omni.label import LabelSummary, label, parse_batch_size
 from omni.label_progress import progress

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from omni.cli import main
-from omni.clip import write_clip
+from omni.clip_writer import write_clip
 from omni.emotions import LabelSpace, label_space
 from omni.errors import LabelError, ManifestError, ModelError, OmniError
 from omni.features import encode_clip

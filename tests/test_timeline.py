@@ -18,7 +18,8 @@ from PIL import Image
 
 from omni import cli
 from omni.answer import Answer
-from omni.clip import RATE, read_clip, write_clip
+from omni.clip import RATE, read_clip
+from omni.clip_writer import write_clip
 from omni.errors import ClipError, OmniError
 from omni.generate import reason
 from omni.timeline.changes import segments

@@ -8,7 +8,7 @@ import pytest
 
 from data import voice
 from data.emodb import read_emodb, speaker_baselines
-from omni.clip import write_clip
+from omni.clip_writer import write_clip
 from omni.cues.voice import FEATURES, RATE, deltas, measure, pitch, prosody_track
 from omni.errors import LabelError, ManifestError
 
