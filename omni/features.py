@@ -69,7 +69,7 @@ class ClipFeatures:
             silent,
             features=silent.features | {m: other.features[m] for m in theirs},
             times=silent.times | {m: other.times[m] for m in theirs},
-            modalities=silent.modalities + tuple(m for m in ("audio",) if m in other.modalities),
+            modalities=silent.modalities + ("audio",) * ("audio" in other.modalities),
             transcript=other.transcript,
         )
 
@@ -81,7 +81,7 @@ class ClipFeatures:
             blind,
             features=blind.features | {m: other.features[m] for m in theirs},
             times=blind.times | {m: other.times[m] for m in theirs},
-            modalities=tuple(m for m in ("video",) if m in other.modalities) + blind.modalities,
+            modalities=("video",) * ("video" in other.modalities) + blind.modalities,
         )
 
     def shuffled(self) -> "ClipFeatures":

@@ -27,7 +27,7 @@ NAMES = {
     "hallucinated_sense": "hallucinated sense",
     "coverage": "coverage of senses",
 }
-COLUMNS = ("action_units", "prosody")  # of the manifest of synthetic actors
+KNOWN = {"video": "action_units", "audio": "prosody"}  # columns of the manifest of synthetic actors
 Claims = Sequence[Mapping[str, Any]]  # as `Answer.to_dict` has them
 
 
@@ -97,7 +97,7 @@ def measure_reasons(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> dict[str, 
     rows = [(row, known) for row, known in rows if row["thought"]]
     if not rows:
         return None
-    facts = [(row, known) for row, known in rows if known.keys() >= set(COLUMNS)]  # of a whole clip
+    facts = [(row, known) for row, known in rows if known.keys() >= set(KNOWN.values())]
     ways = {
         "measured": [(row["modalities"], row["evidence"]) for row, _ in rows if row.get("evidence") is not None],
         "known": [(row["modalities"], _checked(row, known)) for row, known in facts],
@@ -117,8 +117,14 @@ def reasons_told(found: Mapping[str, Any] | None) -> list[str]:
 
 def _checked(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The claims of a thought, checked against what the manifest knows of a synthetic actor."""
-    units, prosody = (
-        None if row.get("without") == sense else json.loads(x) if isinstance(x, str) and x else x or None
-        for sense, x in zip(("video", "audio"), map(known.get, COLUMNS), strict=True)
-    )
-    return [asdict(claim) for claim in check(row["thought"], ClipCues(cue_truth(units, prosody), {}))]
+    cues = cue_truth(*(_known(row, known, sense) for sense in KNOWN))
+    return [asdict(claim) for claim in check(row["thought"], ClipCues(cues, {}))]
+
+
+def _known(row: Row, known: Mapping[str, Any], sense: str) -> dict[str, Any] | None:
+    """What is known of a sense; None if the clip lacks it or was asked about without it. {}: a face at rest."""
+    value = known[KNOWN[sense]]
+    if value is None or value == "" or row.get("without") == sense:
+        return None
+    measures = json.loads(value) if isinstance(value, str) else value
+    return {name: one for name, one in measures.items() if one is not None}  # Parquet fills in what a row lacks

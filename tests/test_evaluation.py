@@ -376,6 +376,17 @@ def test_what_is_known_of_a_sense_that_was_left_out_supports_no_claim(run) -> No
         assert found["reasons"]["known"]["groundedness"]["value"] == supported
 
 
+def test_a_face_without_any_action_unit_is_a_face(run) -> None:
+    class Reasoning(Fake):
+        def fields(self, texts: list[str], ask: Ask) -> Row:
+            return super().fields(texts, ask) | {"thought": "There is no smile."}
+
+    for units in ({}, "{}", {"AU12": None}):
+        truth = {"label": "sad", "action_units": units, "prosody": None}
+        found = run(Reasoning(), [(say("sad"), truth)], modes=["think"]).metrics["runs"][0]["reasons"]["known"]
+        assert (found["groundedness"]["value"], found["hallucinated_sense"]["value"]) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_model_gets_the_clip_without_that_sense(tmp_path: Path, cached: bool) -> None:
     options = {"features": tmp_path / "features"} if cached else {}
