@@ -29,7 +29,7 @@ def main(
     chosen, plain, more = clips or CLIPS, 0.0, 0.0
     for number, path in enumerate([chosen[0], *chosen]):
         start = time.process_time()
-        clip = as_features(model, processor, processor.read(path))
+        clip = as_features(model, processor, [processor.read(path)])[0]
         answer = reason(model, processor, clip)
         answered = time.process_time()
         receipt_of(model, processor, clip, answer)
