@@ -4,9 +4,9 @@
     risk–coverage             clips from the surest to the least sure: of the first n, the share that is wrong
     AURC                      the mean of these shares over n = 1 … N, in [0, 1] (Geifman and El-Yaniv 2017)
 
-Answers with and without thinking have a temperature each: a label after a thought that has already decided is far
-surer than it is right. T changes no label, only confidences. It is kept as `calibration.json` in the model's folder,
-with the risk–coverage curve of the same clips, and `score_labels` applies it.
+Answers with and without thinking have a temperature each, since their prompts differ. With thinking the probabilities
+are those before the thought (`generate.py`), the label is that of the thought. T changes no label, only confidences. It
+is kept as `calibration.json` in the model's folder, with the risk–coverage curve of the same clips.
 
 Clips of one kind calibrate answers about clips of that kind: on others, measure anew. A threshold for a risk is that of
 the held-out clips, not a guarantee.
@@ -176,7 +176,7 @@ def calibrate(
         if not mine:
             raise ManifestError(f"{manifest}: no clip was answered in mode {mode}. See {run / 'report.html'}.")
         more = fit_temperature([row["truth"] for row in mine], [row["labels"] for row in mine])
-        sure = [max(tempered(row["labels"], more).values()) for row in mine]
+        sure = [tempered(row["labels"], more)[row["label"]] for row in mine]
         temperature[mode], clips = old.of(mode) * more, len(mine)
         curve[mode] = risk_coverage([row["label"] == row["truth"] for row in mine], sure)
     return Calibration(temperature, curve, clips)

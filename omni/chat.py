@@ -26,7 +26,7 @@ from .decoding import Past, Row, Rows, Token, advance
 from .emotions import EKMAN7, LabelSpace, label_space
 from .errors import ModelError
 from .features import ClipFeatures, collate, to_device
-from .generate import MAX_NEW_TOKENS, SOURCES, Written, answer_head, answer_of, as_features, score_labels, warned
+from .generate import MAX_NEW_TOKENS, SOURCES, Written, answer_head, answer_of, as_features, rate_labels, warned
 from .looks import Looks, looks_of
 from .rollout import Sampling
 
@@ -342,7 +342,7 @@ def settle(
     think: bool,
     looks: Looks,
 ) -> Answer:
-    """The answer, with the probabilities of all labels after the thought that was written; as `reason_batch` gives it.
+    """The answer with the probabilities of all labels, as `reason_batch` gives it.
 
     Args:
         prompt: ids of the prompt.
@@ -352,5 +352,5 @@ def settle(
     text = writing.text.strip()
     parsed = parse_answer(text)
     head = answer_head(parsed, text, think)
-    found = score_labels(model, processor, [Written(list(prompt), past)], [head], space)[0]
-    return answer_of(clip, text, head, parsed, found, space, looks)
+    rated = rate_labels(model, processor, [Written(list(prompt), past)], [head], space, think)[0]
+    return answer_of(clip, text, head, parsed, rated, space, looks)

@@ -182,7 +182,7 @@ def ask(
         _print_reasons(answer, evidence)
         if answer.label == UNCERTAIN:
             typer.echo(f"{UNCERTAIN}: {' or '.join(leading(answer.labels))}\n")
-        typer.echo(bars(answer.labels, _block()))
+        typer.echo(bars(answer.labels, _block(), None if answer.label == UNCERTAIN else answer.label))
         if proof:
             typer.echo(f"\n{faithfulness.told(proof)}")
 
@@ -208,7 +208,7 @@ def chat(
 
     open_clip = opener(lambda: _load(model, dtype, load_in_4bit), label_space(labels), think, _status)
     facts = {"model": model, "think": think} if as_json else None
-    terminal = Terminal(open_clip, lambda found: bars(found, _block()), facts)
+    terminal = Terminal(open_clip, lambda found: bars(found.labels, _block(), found.label), facts)
     if clip is not None:
         terminal.clip(str(clip))
     raise typer.Exit(terminal.run(typed(sys.stdin)))
@@ -752,8 +752,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def bars(labels: dict[str, float], block: str = "█") -> str:
-    """The answer as text: label and probability, then a bar for each label, the most probable first.
+def bars(labels: dict[str, float], block: str = "█", label: str | None = None) -> str:
+    """The answer as text: its label (if not given, the most probable) and probability, then a bar for each label.
 
     >>> print(bars({"sad": 0.25, "happy": 0.75}, "#"))
     happy  0.75
@@ -764,7 +764,8 @@ def bars(labels: dict[str, float], block: str = "█") -> str:
     ranked = sorted(labels.items(), key=lambda item: -item[1])
     width = max(map(len, labels))
     lines = [f"  {name:{width}}  {block * round(p * BAR)}{' ' * (round(p * BAR) > 0)}{p:.2f}" for name, p in ranked]
-    return "\n".join([f"{ranked[0][0]}  {ranked[0][1]:.2f}", "", *lines])
+    label = label or ranked[0][0]
+    return "\n".join([f"{label}  {labels[label]:.2f}", "", *lines])
 
 
 def _print_reasons(answer: Answer, evidence: bool) -> None:
@@ -772,10 +773,13 @@ def _print_reasons(answer: Answer, evidence: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from .calibration import UNCERTAIN
     from .evidence import told
 
     thought = told(answer.thought, answer.evidence) if evidence else answer.thought
+    first = max(answer.labels, key=answer.labels.__getitem__)
     notes = [
+        f"at once the answer is {first}" if answer.label not in (first, UNCERTAIN) else "",
         f'heard: "{answer.transcript}"' if answer.transcript else "",
         f"judged from the {ALONE[answer.modalities]} alone" if answer.modalities in ALONE else "",
         f"warnings: {', '.join(answer.warnings)}" if answer.warnings else "",

@@ -39,7 +39,7 @@ from .cues.lexicon import CUES, Claim, claims, spell
 from .emotions import EKMAN7, LabelSpace, label_space
 from .evidence import MARKS, SENSES, Evidence, Verdict
 from .features import ClipFeatures
-from .generate import SOURCES, answer_head, as_features, ask_text, build_inputs, score_labels
+from .generate import LABEL_AT, SOURCES, answer_head, as_features, ask_text, build_inputs, score_labels, temperature_of
 from .rollout import unwrapped
 
 NEUTRAL = "default/neutral.mp4"  # whose voice and face are put in: no action unit, an ordinary voice
@@ -91,6 +91,7 @@ class Agreement:
         at_once: the label without thinking.
         with_thinking, without_thinking, contrary_thinking: probability of the answer after the thought as it was
             written, without it, and after the contrary of what it claims; None if it claims nothing with a contrary.
+            After a thought probabilities are as they come out, at no temperature.
         agrees: the answer is the same at once. Where it is not, a human should look first.
         follows: the contrary halves the probability; None without one.
     """
@@ -153,9 +154,8 @@ def receipt_of(
     tried = conditions(clip, other)
     texts = [ask_text(processor, one, question, space, think=False) for one in tried.values()]
     inputs = build_inputs(model, processor, list(tried.values()), texts)
-    scores = score_labels(model, processor, inputs, ["<answer>"] * len(tried), space)
-    found = dict(zip(tried, scores, strict=True))
-    label = max(answer.labels, key=answer.labels.__getitem__)
+    scores = score_labels(model, processor, inputs, [LABEL_AT] * len(tried), space, temperature_of(model, False))
+    found, label = dict(zip(tried, scores, strict=True)), answer.label
     return Receipt(
         label,
         found,
@@ -353,19 +353,19 @@ def _agreement(
     space: LabelSpace,
     at_once: Probabilities,
 ) -> Agreement | None:
-    if not answer.thought:
+    if not answer.thought or answer.after_thought is None:
         return None
-    label, against, after = _top(answer.labels), contrary(answer.evidence), None
+    label, own, against, after = answer.label, answer.after_thought, contrary(answer.evidence), None
     if against:
         inputs = build_inputs(model, processor, [clip], [ask_text(processor, clip, question, space, think=True)])
         after = score_labels(model, processor, inputs, [_head(against)], space)[0][label]
     return Agreement(
         _top(at_once),
-        answer.labels[label],
+        own,
         at_once[label],
         after,
         _top(at_once) == label,
-        None if after is None else _log(answer.labels[label]) - _log(after) >= TWICE,
+        None if after is None else _log(own) - _log(after) >= TWICE,
     )
 
 

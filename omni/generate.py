@@ -1,12 +1,16 @@
 """A clip and a question in, an `Answer` out: the one way from media to text.
 
     prompt -> greedy (or sampled) text -> parse_answer
-    p(label | clip, question, thought) ∝ exp Σ_t log p(token_t of "label</answer>" | prompt, thought, "<answer>")
+    p(label | clip, question)  ∝ exp Σ_t log p(token_t of "label</answer>" | prompt, "<answer>")         how likely
+    label = argmax, the same after the thought that was written: … | prompt, thought, "<answer>"         which
 
 Label probabilities are scores of the whole label space, not sampled text: the prompt is run once for the text and the
 scores, the continuations of all labels share its keys and values and those of the thought that was written, and each is
-scored to its closing tag, so that a long label is not favoured or punished for its length. The model's temperature
-(`calibration.py`), of answers with or without a thought, is applied to them in `score_labels` and nowhere else.
+scored to its closing tag, so that a long label is not favoured or punished for its length.
+
+The thought decides which label is given; how likely it is, is asked before the thought. After it nearly every label is
+certain, also the wrong ones (docs/results.md). Where the two disagree the label has a low probability, as it should:
+these clips go to a human first. The model's temperature (`calibration.py`) is applied in `rate_labels`.
 
 `reason_batch` and `stream` are callers of the same few functions; chat, labelling, server and evaluation call these.
 """
@@ -36,6 +40,7 @@ from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
 TOGETHER = 16  # answers that a processor writes at once; one that ends makes room for the next
 SOURCES = str | Path | Clip | ClipFeatures
+LABEL_AT = format_answer("x").removesuffix("x</answer>")  # after which labels are scored where nothing was thought
 
 
 class Written(NamedTuple):
@@ -43,6 +48,20 @@ class Written(NamedTuple):
 
     prompt: list[int]
     past: Past
+
+
+class Rated(NamedTuple):
+    """What label scores say of an answer.
+
+    Attributes:
+        label: the most probable one after the thought.
+        labels: {label: probability} before the thought, at the model's temperature.
+        after: the probability of `label` after the thought, as it comes out.
+    """
+
+    label: str
+    labels: dict[str, float]
+    after: float
 
 
 def reason(model, processor, clip: SOURCES, question: str | None = None, **options) -> Answer:
@@ -76,7 +95,8 @@ def reason_batch(
         temperature: 0 is greedy; above 0 the text is sampled with `seed`.
 
     Returns:
-        One `Answer` a clip, in order. `label` is the most probable label after the thought that was written.
+        One `Answer` a clip, in order. `label` is the most probable label after the thought that was written, `labels`
+        are the probabilities before it.
 
     Raises:
         ModelError: if the model puts out NaN.
@@ -91,10 +111,10 @@ def reason_batch(
     texts, known = _write(model, processor, inputs, prompts, sampling, seed)
     parsed = [parse_answer(text) for text in texts]
     heads = [answer_head(p, text, think) for p, text in zip(parsed, texts, strict=True)]
-    scores = score_labels(model, processor, known, heads, space)
+    rated = rate_labels(model, processor, known, heads, space, think)
     return [
-        answer_of(clip, text, head, p, probabilities, space, look, constrain)
-        for clip, text, head, p, probabilities, look in zip(encoded, texts, heads, parsed, scores, looks, strict=True)
+        answer_of(clip, text, head, p, scores, space, look, constrain)
+        for clip, text, head, p, scores, look in zip(encoded, texts, heads, parsed, rated, looks, strict=True)
     ]
 
 
@@ -166,7 +186,7 @@ def build_inputs(model, processor, clips: Sequence[ClipFeatures], texts: Sequenc
 def _write(
     model, processor, inputs: dict, prompts: Prefilled, sampling: Sampling, seed: int
 ) -> tuple[list[str], Prefilled | list[Written]]:
-    """The text of every row, and what was run of it, for `score_labels`."""
+    """The text of every row, and what was run of it, for `rate_labels`."""
     tokenizer = processor.tokenizer
     known: Prefilled | list[Written] = prompts
     if can_roll_out(model):
@@ -222,9 +242,36 @@ def answer_head(parsed: Parsed, text: str, think: bool) -> str:
     return format_answer("x", thought).removesuffix("x</answer>")
 
 
+def rate_labels(
+    model, processor, prompts: Prefilled | Sequence[Written], heads: Sequence[str], space: LabelSpace, think: bool
+) -> list[Rated]:
+    """The label that each of B answers leads to, and how likely all labels are.
+
+    Args:
+        heads: the start of each answer up to the label, as of `answer_head`.
+        think: whether the prompts ask for a thought, which decides the temperature.
+    """
+    warmth = temperature_of(model, think)
+    at_once = score_labels(model, processor, prompts, [LABEL_AT] * len(heads), space, warmth)
+    is_plain = all(head == LABEL_AT for head in heads)
+    after = at_once if is_plain else score_labels(model, processor, prompts, heads, space)
+    best = [max(one, key=one.__getitem__) for one in after]
+    return [Rated(label, labels, one[label]) for label, labels, one in zip(best, at_once, after, strict=True)]
+
+
+def temperature_of(model, think: bool) -> float:
+    """That of the model's label probabilities, where a thought is asked for or not."""
+    return unwrapped(model).calibration.of("think" if think else "no-think")
+
+
 @torch.inference_mode()
 def score_labels(
-    model, processor, prompts: dict | Prefilled | Sequence[Written], heads: Sequence[str], space: LabelSpace
+    model,
+    processor,
+    prompts: dict | Prefilled | Sequence[Written],
+    heads: Sequence[str],
+    space: LabelSpace,
+    temperature: float = 1.0,
 ) -> list[dict[str, float]]:
     """Probability of every label of the space after each prompt and head.
 
@@ -232,9 +279,10 @@ def score_labels(
     model runs only where a token of a label is predicted.
 
     Args:
-        prompts: B prompts as `build_inputs` makes them; what `prefill` made of them, whose cache is used up; or with
-            what was written after them, of which the head is run only where it differs.
+        prompts: B prompts as `build_inputs` makes them; what `prefill` made of them; or with what was written after
+            them, of which the head is run only where it differs.
         heads: what stands before the label, one a prompt, such as "<answer>".
+        temperature: by which the logarithms are divided; see `temperature_of`.
 
     Returns:
         One {label: probability} a clip; probabilities sum to one.
@@ -258,6 +306,7 @@ def score_labels(
 
     sees = torch.cat([mask.bool()[:, None].expand(-1, ids.shape[1], -1), _sees(tree, real.bool())], 2)[:, None]
     hidden = model.model(ids, _additive(sees, model.dtype), at, cache, use_cache=True).last_hidden_state
+    cache.crop(-ids.shape[1])  # that of `prefill` may be used again
     before = hidden[torch.arange(batch, device=mask.device), real.sum(1) - 1]  # (B, E)
     logits = model.lm_head(torch.cat([before[:, None], hidden[:, head:]], 1)).float()  # (B, 1 + Q, V)
     if not bool(torch.isfinite(logits).all()):
@@ -267,9 +316,7 @@ def score_labels(
         )
     steps = logits.log_softmax(-1)[:, tree.source, tree.token]  # (B, N)
     sums = torch.zeros(batch, len(space.labels)).index_add(1, tree.label, steps.cpu())
-    modes = ("think" if head.startswith("<think>") else "no-think" for head in heads)
-    warmth = torch.tensor([model.calibration.of(mode) for mode in modes])
-    return [dict(zip(space.labels, map(float, row), strict=True)) for row in (sums / warmth[:, None]).softmax(-1)]
+    return [dict(zip(space.labels, map(float, row), strict=True)) for row in (sums / temperature).softmax(-1)]
 
 
 class _Tree(NamedTuple):
@@ -361,12 +408,12 @@ def answer_of(
     text: str,
     head: str,
     parsed: Parsed,
-    probabilities: dict[str, float],
+    rated: Rated,
     space: LabelSpace,
     looks: Looks,
     constrain: bool = False,
 ) -> Answer:
-    """Put together what was written about a clip and what was scored after it.
+    """Put together what was written about a clip and how its labels were rated.
 
     Args:
         head: the text up to the label, as of `answer_head`.
@@ -374,11 +421,10 @@ def answer_of(
         looks: of the clip, as of `looks_of`.
         constrain: end it with the best label in its tags where it is malformed.
     """
-    best = max(probabilities, key=probabilities.__getitem__)
     answer = Answer(
-        label=best,
-        confidence=probabilities[best],
-        labels=probabilities,
+        label=rated.label,
+        confidence=rated.labels[rated.label],
+        labels=rated.labels,
         thought=parsed.thought,
         text=text,
         well_formed=parsed.well_formed and canonical(parsed.label or "", space) is not None,
@@ -388,9 +434,10 @@ def answer_of(
         transcript=clip.transcript,
         gates=looks.gates,
         maps=looks.maps,
+        after_thought=rated.after if parsed.thought else None,
     )
     if constrain and not answer.well_formed:
-        fixed = f"{head}{best}</answer>"
+        fixed = f"{head}{rated.label}</answer>"
         answer = replace(
             answer,
             text=fixed,

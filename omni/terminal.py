@@ -46,14 +46,14 @@ class Terminal:
 
     Args:
         open_clip: a path to a `Chat` about it.
-        bars: the probabilities of an answer as text.
+        bars: the label of an answer and all probabilities as text.
         facts: print rows of JSON, which hold these too; None prints text.
     """
 
     def __init__(
         self,
         open_clip: Callable[[Path], Chat],
-        bars: Callable[[dict[str, float]], str],
+        bars: Callable[[Answer], str],
         facts: dict[str, Any] | None = None,
     ) -> None:
         from rich.console import Console
@@ -126,7 +126,7 @@ class Terminal:
             self._open().space = found = label_space(space)
             self.say(f"(from now on: {', '.join(found.labels)})")
         else:
-            print(self.bars(self._last().labels))
+            print(self.bars(self._last()))
 
     def evidence(self, _: str) -> None:
         """The reasons of the last answer, each checked against the clip."""

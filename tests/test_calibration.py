@@ -54,13 +54,13 @@ def test_a_temperature_changes_how_sure_but_not_which() -> None:
 def test_each_mode_of_an_answer_has_its_own_temperature(parts) -> None:
     model, processor = parts
     clip, space = encode_clip(*parts, CLIPS[0]), label_space("angry,happy,sad")
-    for think, head in ((True, "<think>A smile.</think>\n<answer>"), (False, "<answer>")):
+    for think in (True, False):
         inputs = build_inputs(*parts, [clip], [ask_text(processor, clip, None, space, think)])
-        plain = score_labels(*parts, inputs, [head], space)[0]
+        plain = score_labels(*parts, inputs, ["<answer>"], space)[0]
         model.calibration = Calibration({"think": 5.0, "no-think": 2.0})
-        found = score_labels(*parts, inputs, [head], space)[0]
+        found = reason(*parts, clip, labels=space, think=think, max_new_tokens=3)
         del model.calibration
-        assert found == pytest.approx(tempered(plain, 5.0 if think else 2.0), abs=1e-5)
+        assert found.labels == pytest.approx(tempered(plain, 5.0 if think else 2.0), abs=1e-5)
 
 
 def test_the_surest_clips_come_first_and_ties_share_a_risk() -> None:

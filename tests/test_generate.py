@@ -10,7 +10,18 @@ from omni.emotions import EKMAN7, label_space
 from omni.errors import LabelError, ModelError
 from omni.features import encode_clip
 from omni.fusion import FUSIONS
-from omni.generate import answer_head, ask_text, build_inputs, reason, reason_batch, score_labels, stream
+from omni.generate import (
+    answer_head,
+    answer_of,
+    ask_text,
+    build_inputs,
+    rate_labels,
+    reason,
+    reason_batch,
+    score_labels,
+    stream,
+)
+from omni.looks import Looks
 from omni.tiny import tiny
 from tests.clips import CLIPS, make_clip
 
@@ -57,14 +68,31 @@ def test_label_scores_are_the_probabilities_of_whole_continuations(parts):
         torch.testing.assert_close(torch.tensor(list(found.values())), naive, atol=1e-5, rtol=0)
 
 
-def test_labels_are_scored_after_the_text_that_was_written_as_after_one_that_is_given(parts):
+@pytest.mark.parametrize("on_a_processor", [True, False])
+def test_how_likely_labels_are_is_asked_before_the_thought_and_which_it_is_after_it(parts, monkeypatch, on_a_processor):
+    monkeypatch.setattr("omni.generate.can_roll_out", lambda _: on_a_processor)
     model, processor = parts
     clips, space = [encode_clip(model, processor, clip) for clip in CLIPS], label_space(EKMAN7)
     for clip, answer in zip(clips, reason_batch(*parts, clips, max_new_tokens=9), strict=True):
         inputs = build_inputs(model, processor, [clip], [ask_text(processor, clip, None, space, True)])
+        before = score_labels(model, processor, inputs, ["<answer>"], space)[0]
+        torch.testing.assert_close(list(answer.labels.values()), list(before.values()), atol=1e-5, rtol=0)
         head = answer_head(parse_answer(answer.text), answer.text, think=True)
-        given = score_labels(model, processor, inputs, [head], space)[0]
-        torch.testing.assert_close(list(answer.labels.values()), list(given.values()), atol=1e-5, rtol=0)
+        after = score_labels(model, processor, inputs, [head], space)[0]
+        assert after[answer.label] == pytest.approx(max(after.values()), abs=1e-5)
+        assert answer.confidence == answer.labels[answer.label]
+
+
+def test_a_thought_that_leads_elsewhere_gives_an_unlikely_label(parts, monkeypatch):
+    after = {"<answer>": {"happy": 0.7, "sad": 0.3}, "<think>Tears.</think>\n<answer>": {"happy": 0.1, "sad": 0.9}}
+    monkeypatch.setattr("omni.generate.score_labels", lambda *given: [after[head] for head in given[3]])
+    model, processor = parts
+    rated = rate_labels(model, processor, [], ["<think>Tears.</think>\n<answer>"], label_space("happy,sad"), True)[0]
+    assert rated == ("sad", {"happy": 0.7, "sad": 0.3}, 0.9)
+    clip = encode_clip(model, processor, CLIPS[0])
+    text = "<think>Tears.</think>\n<answer>sad</answer>"
+    answer = answer_of(clip, text, "", parse_answer(text), rated, label_space("happy,sad"), Looks())
+    assert (answer.label, answer.confidence, answer.after_thought) == ("sad", 0.3, 0.9)
 
 
 def test_more_answers_than_are_written_at_once_are_those_of_each_alone(parts, monkeypatch):

@@ -25,14 +25,13 @@ from ..decoding import Past, Row, Rows, advance, best_past, shared
 from ..emotions import LabelSpace
 from ..errors import ModelError, OmniError
 from ..features import ClipFeatures
-from ..generate import Written, score_labels
+from ..generate import LABEL_AT, Rated, Written, rate_labels
 from ..looks import Looks, looks_of
 from ..rollout import Sampling
 from .metrics import Metrics
 from .settings import MB, Settings
 
 PAST_BYTES = 256 * MB  # of keys and values that are kept for conversations that may go on
-HEAD = format_answer("x").removesuffix("x</answer>")  # after which labels are scored where no reasons are written
 log = logging.getLogger("omni.serve")
 
 
@@ -192,9 +191,11 @@ class ModelThread:
         self.metrics.prompt_tokens.inc(len(ids))
         self.metrics.reused_tokens.inc(ran.reused)
         if job.sampling is None:
-            found = score_labels(self.model, self.processor, [Written(ids, ran.past)], [HEAD], job.space)[0]
+            rated = rate_labels(self.model, self.processor, [Written(ids, ran.past)], [LABEL_AT], job.space, job.think)[
+                0
+            ]
             self._keep(ran.past)
-            job.line.tell(Finished(_scored(job, found, looks), "stop", len(ids), ran.reused))
+            job.line.tell(Finished(_scored(job, rated, looks), "stop", len(ids), ran.reused))
             self.metrics.whole.observe(time.monotonic() - job.line.started)
             return
         try:
@@ -260,13 +261,12 @@ class ModelThread:
             del self.pasts[0]
 
 
-def _scored(job: Job, found: dict[str, float], looks: Looks) -> Answer:
+def _scored(job: Job, rated: Rated, looks: Looks) -> Answer:
     """An answer of probabilities alone."""
-    best = max(found, key=found.__getitem__)
-    clip = job.clip
+    clip, best = job.clip, rated.label
     facts: dict[str, Any] = {"warnings": clip.warnings, "duration_s": clip.duration, "transcript": clip.transcript}
     facts |= looks._asdict()
-    return Answer(best, found[best], found, "", format_answer(best), True, clip.modalities, **facts)
+    return Answer(best, rated.labels[best], rated.labels, "", format_answer(best), True, clip.modalities, **facts)
 
 
 def _logged(err: Exception) -> Exception:

@@ -17,13 +17,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..answer import Answer, format_answer
+from ..answer import Answer
 from ..clip import RATE, Clip, Limits
 from ..cues.face import face_tower
 from ..emotions import EKMAN7, LabelSpace, label_space
 from ..errors import ModelError, OmniError
 from ..features import ClipFeatures
-from ..generate import as_features, ask_text, build_inputs, reason_batch, score_labels, warned
+from ..generate import (
+    LABEL_AT,
+    as_features,
+    ask_text,
+    build_inputs,
+    reason_batch,
+    score_labels,
+    temperature_of,
+    warned,
+)
 from .people import LOOKS, People
 from .record import Passage, Reading, Strip, Timeline
 from .streams import LOOK_S
@@ -33,7 +42,6 @@ from .windows import HOP_S, LIMITS, WINDOW_S, Window, Windows
 TOGETHER = 8  # windows that go through the model at once
 PICTURES, HIGH = 24, 64  # of the strip: how many, px
 STRETCHES = 2000  # of its wave
-LABEL_AT = format_answer("x").removesuffix("x</answer>")
 Progress = Callable[[float], None]  # seconds of the clip that are done
 
 
@@ -153,7 +161,7 @@ def _read(model, processor, asked: Sequence[_Asked], space: LabelSpace) -> list[
     clips = _encoded(model, processor, asked)
     inputs = build_inputs(model, processor, clips, [ask_text(processor, c, None, space, False) for c in clips])
     clips = warned(model, clips, inputs)
-    scores = score_labels(model, processor, inputs, [LABEL_AT] * len(clips), space)
+    scores = score_labels(model, processor, inputs, [LABEL_AT] * len(clips), space, temperature_of(model, False))
     return [_reading(*one) for one in zip(asked, clips, scores, strict=True)]
 
 

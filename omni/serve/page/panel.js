@@ -43,7 +43,7 @@ export function show(emotion, pick) {
   if (!emotion) return;
   $("label").textContent = emotion.label;
   $("confidence").textContent = `probability ${emotion.confidence.toFixed(2)}`;
-  $("bars").replaceChildren(...ranked(emotion.labels).map(([label, p], place) => bar(label, p, place)));
+  $("bars").replaceChildren(...ranked(emotion.labels).map(([label, p]) => bar(label, p, label === emotion.label)));
   $("reasons").replaceChildren(...reasons(emotion, pick));
   $("facts").replaceChildren(...facts(emotion).map((text) => made("li", "", text)));
 }
@@ -59,8 +59,8 @@ function ranked(labels) {
   return Object.entries(labels).sort((a, b) => b[1] - a[1]);
 }
 
-function bar(label, probability, place) {
-  const row = made("li", place ? "" : "best");
+function bar(label, probability, isAnswer) {
+  const row = made("li", isAnswer ? "best" : "");
   row.append(made("span", "", label), track(probability), made("span", "number", probability.toFixed(2)));
   return row;
 }
@@ -118,8 +118,10 @@ function chip(claim, index, pick) {
   return element;
 }
 
-function facts({ modalities, warnings, duration_s, transcript, well_formed }) {
+function facts({ label, labels, modalities, warnings, duration_s, transcript, well_formed }) {
+  const [[first]] = ranked(labels);
   return [
+    ...(first === label ? [] : [`At once, without the reasons, the answer would be “${first}”.`]),
     `${JUDGED[modalities.join()]}${duration_s ? `, ${duration_s.toFixed(1)} s` : ""}.`,
     ...(transcript ? [`Words heard: “${transcript}”`] : []),
     ...warnings.map((code) => WARNINGS[code] ?? `${code.replaceAll("_", " ")}.`),
@@ -128,7 +130,7 @@ function facts({ modalities, warnings, duration_s, transcript, well_formed }) {
 }
 
 /** The probabilities from each sense by itself; `ask(senses)` gives those of some. */
-export async function showSenses({ labels, modalities }, ask) {
+export async function showSenses({ label, labels, modalities }, ask) {
   const place = $("senses-of");
   place.replaceChildren(made("p", "dim", "Looking and listening again…"));
   const there = SENSES.filter(({ of }) => of.every((sense) => modalities.includes(sense)));
@@ -136,7 +138,6 @@ export async function showSenses({ labels, modalities }, ask) {
     const columns = [];
     for (const { of } of there) columns.push(await ask(of));
     const remark = "Without thinking first, so “both” may differ from the answer above.";
-    const [[label]] = ranked(labels);
     const share = columns.length === 3 ? [made("p", "", shareOf(label, ...columns))] : [];
     place.replaceChildren(sensesTable(labels, there, columns), ...share, made("p", "dim", remark));
   } catch (error) {
