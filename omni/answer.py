@@ -66,7 +66,7 @@ class Answer:
     """What the model says about one clip, and what it had to go on.
 
     Attributes:
-        label: the most probable label of the label space, after the thought.
+        label: the label of the label space that the thought leads to; the most probable one without a thought.
         confidence: its probability, in [0, 1].
         labels: label → probability over the whole label space, summing to 1; of the clip and the question, before the
             thought. Its first is another than `label` where the thought led elsewhere.
@@ -82,8 +82,6 @@ class Answer:
             whose fusion adapter has no gate, which are most, the default and the released R1-Omni among them.
         maps: where the fusion adapter looked, the three heaviest steps of every stream; empty for adapters without
             attention over time. Attention is not evidence: `omni matrix` measures whether it matters.
-        after_thought: the probability of `label` after the thought, None without one: how firmly the thought decides,
-            not how likely it is to be right. For the receipt (`faithfulness.py`) alone, in no table and no JSON.
 
     >>> answer = Answer("sad", 0.9, {"sad": 0.9, "happy": 0.1}, "", "<answer>sad</answer>", True, ("video",))
     >>> answer.to_dict()["modalities"]
@@ -103,14 +101,12 @@ class Answer:
     evidence: tuple[Evidence, ...] = ()
     gates: dict[str, float] | None = None
     maps: tuple[Look, ...] = ()
-    after_thought: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values: tuples become lists, looks objects, numbers plain floats."""
         row = asdict(self) | {"maps": [look._asdict() for look in self.maps]}
         row["labels"] = {label: float(p) for label, p in self.labels.items()}
         row |= {"confidence": float(self.confidence), "duration_s": float(self.duration_s)}
-        del row["after_thought"]
         return row | {name: list(row[name]) for name in ("modalities", "warnings", "evidence")}
 
 

@@ -352,5 +352,5 @@ def settle(
     text = writing.text.strip()
     parsed = parse_answer(text)
     head = answer_head(parsed, text, think)
-    rated = rate_labels(model, processor, [Written(list(prompt), past)], [head], space, think)[0]
+    rated = rate_labels(model, processor, [Written(list(prompt), past)], [head], [parsed], space, think)[0]
     return answer_of(clip, text, head, parsed, rated, space, looks)

@@ -40,7 +40,7 @@ from .emotions import EKMAN7, LabelSpace, label_space
 from .evidence import MARKS, SENSES, Evidence, Verdict
 from .features import ClipFeatures
 from .generate import LABEL_AT, SOURCES, answer_head, as_features, ask_text, build_inputs, score_labels, temperature_of
-from .rollout import unwrapped
+from .rollout import prefill, unwrapped
 
 NEUTRAL = "default/neutral.mp4"  # whose voice and face are put in: no action unit, an ordinary voice
 WITHOUT = {"video": "blind", "audio": "muted"}
@@ -353,19 +353,22 @@ def _agreement(
     space: LabelSpace,
     at_once: Probabilities,
 ) -> Agreement | None:
-    if not answer.thought or answer.after_thought is None:
+    if not answer.thought:
         return None
-    label, own, against, after = answer.label, answer.after_thought, contrary(answer.evidence), None
-    if against:
-        inputs = build_inputs(model, processor, [clip], [ask_text(processor, clip, question, space, think=True)])
-        after = score_labels(model, processor, inputs, [_head(against)], space)[0][label]
+    against = contrary(answer.evidence)
+    heads = [_head(thought) for thought in (answer.thought, against) if thought]
+    prompt = prefill(model, build_inputs(model, processor, [clip], [ask_text(processor, clip, question, space, True)]))
+    prompt.cache.batch_repeat_interleave(len(heads))
+    prompts = prompt._replace(mask=prompt.mask.repeat(len(heads), 1))
+    label = answer.label
+    own, *after = (scores[label] for scores in score_labels(model, processor, prompts, heads, space))
     return Agreement(
         _top(at_once),
         own,
         at_once[label],
-        after,
+        after[0] if after else None,
         _top(at_once) == label,
-        None if after is None else _log(own) - _log(after) >= TWICE,
+        _log(own) - _log(after[0]) >= TWICE if after else None,
     )
 
 

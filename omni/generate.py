@@ -2,7 +2,7 @@
 
     prompt -> greedy (or sampled) text -> parse_answer
     p(label | clip, question)  ∝ exp Σ_t log p(token_t of "label</answer>" | prompt, "<answer>")         how likely
-    label = argmax, the same after the thought that was written: … | prompt, thought, "<answer>"         which
+    label: the one that is written after the thought                                                    which
 
 Label probabilities are scores of the whole label space, not sampled text: the prompt is run once for the text and the
 scores, the continuations of all labels share its keys and values and those of the thought that was written, and each is
@@ -10,7 +10,8 @@ scored to its closing tag, so that a long label is not favoured or punished for 
 
 The thought decides which label is given; how likely it is, is asked before the thought. After it nearly every label is
 certain, also the wrong ones (docs/results.md). Where the two disagree the label has a low probability, as it should:
-these clips go to a human first. The model's temperature (`calibration.py`) is applied in `rate_labels`.
+these clips go to a human first. Where no label of the space is written, it is the most probable one after the thought.
+Without a thought it is the most probable one. The model's temperature (`calibration.py`) is applied in `rate_labels`.
 
 `reason_batch` and `stream` are callers of the same few functions; chat, labelling, server and evaluation call these.
 """
@@ -51,17 +52,10 @@ class Written(NamedTuple):
 
 
 class Rated(NamedTuple):
-    """What label scores say of an answer.
-
-    Attributes:
-        label: the most probable one after the thought.
-        labels: {label: probability} before the thought, at the model's temperature.
-        after: the probability of `label` after the thought, as it comes out.
-    """
+    """The label of an answer, and {label: probability} of all before its thought, at the model's temperature."""
 
     label: str
     labels: dict[str, float]
-    after: float
 
 
 def reason(model, processor, clip: SOURCES, question: str | None = None, **options) -> Answer:
@@ -95,8 +89,7 @@ def reason_batch(
         temperature: 0 is greedy; above 0 the text is sampled with `seed`.
 
     Returns:
-        One `Answer` a clip, in order. `label` is the most probable label after the thought that was written, `labels`
-        are the probabilities before it.
+        One `Answer` a clip, in order. `label` is what the thought leads to, `labels` are the probabilities before it.
 
     Raises:
         ModelError: if the model puts out NaN.
@@ -111,7 +104,7 @@ def reason_batch(
     texts, known = _write(model, processor, inputs, prompts, sampling, seed)
     parsed = [parse_answer(text) for text in texts]
     heads = [answer_head(p, text, think) for p, text in zip(parsed, texts, strict=True)]
-    rated = rate_labels(model, processor, known, heads, space, think)
+    rated = rate_labels(model, processor, known, heads, parsed, space, think)
     return [
         answer_of(clip, text, head, p, scores, space, look, constrain)
         for clip, text, head, p, scores, look in zip(encoded, texts, heads, parsed, rated, looks, strict=True)
@@ -243,20 +236,29 @@ def answer_head(parsed: Parsed, text: str, think: bool) -> str:
 
 
 def rate_labels(
-    model, processor, prompts: Prefilled | Sequence[Written], heads: Sequence[str], space: LabelSpace, think: bool
+    model,
+    processor,
+    prompts: Prefilled | Sequence[Written],
+    heads: Sequence[str],
+    parsed: Sequence[Parsed],
+    space: LabelSpace,
+    think: bool,
 ) -> list[Rated]:
-    """The label that each of B answers leads to, and how likely all labels are.
+    """The label that each of B answers gives, and how likely all labels are.
 
     Args:
         heads: the start of each answer up to the label, as of `answer_head`.
+        parsed: each answer taken apart.
         think: whether the prompts ask for a thought, which decides the temperature.
     """
-    warmth = temperature_of(model, think)
-    at_once = score_labels(model, processor, prompts, [LABEL_AT] * len(heads), space, warmth)
-    is_plain = all(head == LABEL_AT for head in heads)
-    after = at_once if is_plain else score_labels(model, processor, prompts, heads, space)
-    best = [max(one, key=one.__getitem__) for one in after]
-    return [Rated(label, labels, one[label]) for label, labels, one in zip(best, at_once, after, strict=True)]
+    scores = score_labels(model, processor, prompts, [LABEL_AT] * len(heads), space, temperature_of(model, think))
+    best = [max(one, key=one.__getitem__) for one in scores]
+    thought = [i for i, head in enumerate(heads) if head != LABEL_AT]
+    written = {i: canonical(parsed[i].label or "", space) for i in thought}
+    if None in written.values():
+        after = score_labels(model, processor, prompts, heads, space)
+        written = {i: label or max(after[i], key=after[i].__getitem__) for i, label in written.items()}
+    return [Rated(written.get(i) or best[i], labels) for i, labels in enumerate(scores)]
 
 
 def temperature_of(model, think: bool) -> float:
@@ -434,7 +436,6 @@ def answer_of(
         transcript=clip.transcript,
         gates=looks.gates,
         maps=looks.maps,
-        after_thought=rated.after if parsed.thought else None,
     )
     if constrain and not answer.well_formed:
         fixed = f"{head}{rated.label}</answer>"

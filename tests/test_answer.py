@@ -125,4 +125,4 @@ def test_an_answer_is_plain_json() -> None:
     answer = Answer("sad", 0.75, {"sad": 0.75, "happy": 0.25}, "", "", True, ("audio",), ("no_video",), 1.5, None)
     row = json.loads(json.dumps(answer.to_dict()))
     assert row["modalities"] == ["audio"] and row["warnings"] == ["no_video"] and row["transcript"] is None
-    assert set(row) == set(Answer.__dataclass_fields__) - {"after_thought"}
+    assert set(row) == set(Answer.__dataclass_fields__)

@@ -17,6 +17,7 @@ from omni.faithfulness import (
     Receipt,
     conditions,
     conflict,
+    contrary,
     neutral_person,
     receipt_of,
     shares,
@@ -47,7 +48,7 @@ def clip(parts):
 
 def answered(clip) -> Answer:
     labels = dict.fromkeys(label_space(EKMAN7).labels, 0.05) | {"happy": 0.7}
-    return Answer("happy", 0.7, labels, THOUGHT, "", True, clip.modalities, evidence=CLAIMS, after_thought=0.9)
+    return Answer("happy", 0.7, labels, THOUGHT, "", True, clip.modalities, evidence=CLAIMS)
 
 
 def test_each_condition_has_the_probabilities_that_the_changed_clip_has_alone(parts, clip) -> None:
@@ -124,11 +125,16 @@ def test_the_picture_of_another_clip_comes_without_its_words(clip) -> None:
 
 
 def test_thinking_is_compared_with_none_and_with_its_contrary(parts, clip) -> None:
-    found = receipt_of(*parts, clip, answered(clip))
-    one = found.agreement
-    assert one is not None and one.with_thinking == 0.9 and one.contrary_thinking is not None
-    assert one.without_thinking == found.conditions["full"]["happy"]
-    assert one.follows == (math.log(0.9) - math.log(one.contrary_thinking) >= TWICE)
+    found, space = receipt_of(*parts, clip, answered(clip)), label_space(EKMAN7)
+    one, text = found.agreement, ask_text(parts[1], clip, None, space, True)
+    after = [
+        score_labels(*parts, build_inputs(*parts, [clip], [text]), [f"<think>{thought}</think>\n<answer>"], space)[0]
+        for thought in (THOUGHT, contrary(CLAIMS))
+    ]
+    assert one is not None and one.without_thinking == found.conditions["full"]["happy"]
+    assert one.with_thinking == pytest.approx(after[0]["happy"], abs=1e-5)
+    assert one.contrary_thinking == pytest.approx(after[1]["happy"], abs=1e-5)
+    assert one.follows == (math.log(one.with_thinking) - math.log(one.contrary_thinking) >= TWICE)
     assert receipt_of(*parts, clip, replace(answered(clip), thought="", evidence=())).agreement is None
 
 

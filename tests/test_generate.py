@@ -77,22 +77,31 @@ def test_how_likely_labels_are_is_asked_before_the_thought_and_which_it_is_after
         inputs = build_inputs(model, processor, [clip], [ask_text(processor, clip, None, space, True)])
         before = score_labels(model, processor, inputs, ["<answer>"], space)[0]
         torch.testing.assert_close(list(answer.labels.values()), list(before.values()), atol=1e-5, rtol=0)
-        head = answer_head(parse_answer(answer.text), answer.text, think=True)
+        head = answer_head(parse_answer(answer.text), answer.text, think=True)  # in which no label is written
         after = score_labels(model, processor, inputs, [head], space)[0]
         assert after[answer.label] == pytest.approx(max(after.values()), abs=1e-5)
         assert answer.confidence == answer.labels[answer.label]
 
 
 def test_a_thought_that_leads_elsewhere_gives_an_unlikely_label(parts, monkeypatch):
-    after = {"<answer>": {"happy": 0.7, "sad": 0.3}, "<think>Tears.</think>\n<answer>": {"happy": 0.1, "sad": 0.9}}
-    monkeypatch.setattr("omni.generate.score_labels", lambda *given: [after[head] for head in given[3]])
+    scores = {"<answer>": {"happy": 0.7, "sad": 0.3}, "<think>Tears.</think>\n<answer>": {"happy": 0.1, "sad": 0.9}}
+    monkeypatch.setattr("omni.generate.score_labels", lambda *given: [scores[head] for head in given[3]])
     model, processor = parts
-    rated = rate_labels(model, processor, [], ["<think>Tears.</think>\n<answer>"], label_space("happy,sad"), True)[0]
-    assert rated == ("sad", {"happy": 0.7, "sad": 0.3}, 0.9)
-    clip = encode_clip(model, processor, CLIPS[0])
-    text = "<think>Tears.</think>\n<answer>sad</answer>"
-    answer = answer_of(clip, text, "", parse_answer(text), rated, label_space("happy,sad"), Looks())
-    assert (answer.label, answer.confidence, answer.after_thought) == ("sad", 0.3, 0.9)
+    clip, space, head = (
+        encode_clip(model, processor, CLIPS[0]),
+        label_space("happy,sad"),
+        "<think>Tears.</think>\n<answer>",
+    )
+    for written in (
+        "sadness</answer>",
+        "blue</answer>",
+        "",
+    ):  # a synonym; no label: the most probable after the thought
+        text = head + written
+        rated = rate_labels(model, processor, [], [head], [parse_answer(text)], space, True)[0]
+        answer = answer_of(clip, text, head, parse_answer(text), rated, space, Looks())
+        assert (answer.label, answer.confidence, answer.labels) == ("sad", 0.3, {"happy": 0.7, "sad": 0.3})
+    assert rate_labels(model, processor, [], ["<answer>"], [parse_answer("sad")], space, False)[0].label == "happy"
 
 
 def test_more_answers_than_are_written_at_once_are_those_of_each_alone(parts, monkeypatch):

@@ -91,7 +91,7 @@ def test_the_columns_are_those_of_the_docs_and_have_their_types(tmp_path: Path) 
         "evidence, model, model_sha256, prompt_sha256, omni_version, seed, seconds"
     )
     assert list(COLUMNS)[:19] == promised.split(", ")
-    assert set(Answer.__dataclass_fields__) - {"after_thought"} <= set(COLUMNS)
+    assert set(Answer.__dataclass_fields__) <= set(COLUMNS)
     out = tmp_path / "out.jsonl"
     run(folder_of(tmp_path, "a", "bad"), out, Fake())
     for row in table_of(out):

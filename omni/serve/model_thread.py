@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ..answer import Answer, format_answer
+from ..answer import Answer, format_answer, parse_answer
 from ..chat import Piece, Said, Writing, clip_name, context, prompt_inputs, settle
 from ..decoding import Past, Row, Rows, advance, best_past, shared
 from ..emotions import LabelSpace
@@ -191,9 +191,8 @@ class ModelThread:
         self.metrics.prompt_tokens.inc(len(ids))
         self.metrics.reused_tokens.inc(ran.reused)
         if job.sampling is None:
-            rated = rate_labels(self.model, self.processor, [Written(ids, ran.past)], [LABEL_AT], job.space, job.think)[
-                0
-            ]
+            of = [Written(ids, ran.past)], [LABEL_AT], [parse_answer("")]
+            rated = rate_labels(self.model, self.processor, *of, job.space, job.think)[0]
             self._keep(ran.past)
             job.line.tell(Finished(_scored(job, rated, looks), "stop", len(ids), ran.reused))
             self.metrics.whole.observe(time.monotonic() - job.line.started)
