@@ -3,8 +3,9 @@
     manifest ─► predictions.jsonl (predictions.py) ─► metrics.json ─► report.html (evaluation_report.py)
 
     protocol   what is asked                          what counts
-    omni       our question with the label space,     the most probable label, as `omni ask` prints it; beside it, as
-               thinking first and at once             `written`, the label that `score_answer` reads in the text
+    omni       our question with the label space,     the label that `omni ask` prints: that of the reasons, at once
+               thinking first and at once             the most probable; beside it, as `written`, the one that
+                                                      `score_answer` reads in the text
     r1-omni    R1-Omni's evaluation question, with     the text, if it is a label of the space letter by letter
                neither list nor instruction
 
@@ -75,9 +76,9 @@ class Protocol(NamedTuple):
 PROTOCOLS = {
     "omni": Protocol(
         ("think", "no-think"),
-        "Protocol omni: the model's own question (ours lists the labels); the answer is the most probable label after "
-        "the text that the model wrote. “Written” is the label in that text; there, an answer that cannot be parsed is "
-        "wrong. Not comparable with numbers of the r1-omni protocol.",
+        "Protocol omni: the model's own question (ours lists the labels); the answer is the label that the reasons "
+        "lead to, without reasons the most probable one. “Written” is the label in the text; there, an answer that "
+        "cannot be parsed is wrong. Not comparable with numbers of the r1-omni protocol.",
     ),
     "r1-omni": Protocol(
         (VERBATIM,),
