@@ -35,7 +35,7 @@ AROUND = 2.4  # sides of a face: enough around it for the face tower to find it,
 FRAMES = 10  # of a mouth, below which nothing is said about it
 STILL = 0.04  # deviation of a mouth below which it does not speak
 FLOOR_DB = 30.0  # below the loud parts, where `voice.py` calls it no speech
-R, MARGIN = 0.3, 0.25
+R, MARGIN = 0.3, 0.4  # a wrong name is worse than none
 AFTER_S = 1.0  # that one look at a single face does not end the close looks at several
 NEARBY = 5  # 10 ms frames of the sound on either side of a look
 
