@@ -10,6 +10,7 @@ clip with the same answer: a text that was never about this clip.
 import json
 from collections import defaultdict
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import typer
@@ -19,9 +20,9 @@ from rich.progress import track
 from omni.evidence import check
 from omni.faithfulness import receipt_of
 from omni.features import FeatureCache
+from omni.grounding import Portion
 from omni.loading import load
 from omni.manifest import read_manifest
-from omni.metrics import wilson
 
 SAID = {"supported": "true", "contradicted": "false", "uncheckable": "neither"}
 
@@ -32,8 +33,8 @@ def main(
     """Ask, try every claim, and write one JSON file."""
     net, processor = load(model)
     cache = FeatureCache(features, net, processor)
-    rows = [(e, cache(processor.read(e.clip))) for e in read_manifest(manifest) if len(e.extra["modalities"]) == 2]
-    rows = [(e, clip) for e, clip in rows if clip.modalities == ("video", "audio")][:limit]
+    encoded = ((e, cache(processor.read(e.clip))) for e in read_manifest(manifest))
+    rows = list(islice(((e, clip) for e, clip in encoded if clip.modalities == ("video", "audio")), limit))
     clips = [clip for _, clip in rows]
     answers = answered(net, processor, clips)
     tried: dict[str, dict[str, list[bool]]] = {}
@@ -48,11 +49,7 @@ def main(
         tried[name] = dict(sorted(found.items()))
     result = {
         name: {
-            kind: {
-                "claims": len(all_of),
-                "survive": sum(all_of) / len(all_of),
-                **wilson(sum(all_of), len(all_of))._asdict(),
-            }
+            kind: {"claims": len(all_of), "survive": Portion(sum(all_of), len(all_of)).estimate()}
             for kind, all_of in kinds.items()
         }
         for name, kinds in tried.items()
@@ -60,7 +57,7 @@ def main(
     out.write_text(json.dumps({"model": model, "clips": len(clips)} | result, indent=1))
     for name, kinds in result.items():
         for kind, one in kinds.items():
-            typer.echo(f"{name} reasons, {kind}: {one['survive']:.2f} of {one['claims']} survive")
+            typer.echo(f"{name} reasons, {kind}: {one['survive']['value']:.2f} of {one['claims']} survive")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from omni.cues.lexicon import claims as cue_claims
 from omni.cues.truth import claim_precision, cue_truth
 from omni.emotions import EKMAN7, label_space
 from omni.features import ClipFeatures, FeatureCache
-from omni.generate import ask_text, build_inputs, reason_batch, score_labels
+from omni.generate import LABEL_AT, ask_text, build_inputs, reason_batch, score_labels, temperature_of
 from omni.loading import load
 from omni.manifest import Example, read_manifest
 from omni.metrics import ece, uar, war
@@ -41,7 +41,12 @@ def predict_fast(model, processor, clips: Sequence[ClipFeatures]) -> list[dict[s
         batch = clips[i : i + BATCH]
         texts = [ask_text(processor, c, None, space, think=False) for c in batch]
         out += score_labels(
-            model, processor, build_inputs(model, processor, batch, texts), ["<answer>"] * len(batch), space
+            model,
+            processor,
+            build_inputs(model, processor, batch, texts),
+            [LABEL_AT] * len(batch),
+            space,
+            temperature_of(model, False),
         )
     return out
 
@@ -115,9 +120,9 @@ def held_out(
     def by_group(labels: Sequence[str]) -> dict:
         return {name: accuracy([truth[i] for i in keep], [labels[i] for i in keep]) for name, keep in groups.items()}
 
-    def calibration(probabilities: Sequence[dict[str, float]]) -> float:
-        right = [t == label for t, label in zip(truth, top(probabilities), strict=True)]
-        return round(ece(right, [max(p.values()) for p in probabilities]), 4)
+    def calibration(labels: Sequence[str], probabilities: Sequence[dict[str, float]]) -> float:
+        right = [t == label for t, label in zip(truth, labels, strict=True)]
+        return round(ece(right, [p[label] for label, p in zip(labels, probabilities, strict=True)]), 4)
 
     result: dict = {"ece": {}, "truth": truth}
     if "think" in modes:
@@ -126,7 +131,7 @@ def held_out(
         result["think labels"] = [a.label for a in answers]
         result["well formed"] = round(float(np.mean([a.well_formed for a in answers])), 4)
         result["claims"] = claims(rows, answers)
-        result["ece"]["think"] = calibration([a.labels for a in answers])
+        result["ece"]["think"] = calibration([a.label for a in answers], [a.labels for a in answers])
         shown = list(zip(rows, answers, strict=True))[:12]
         result["examples"] = [
             {"clip": e.clip.name, "truth": e.label, "label": a.label, "thought": a.thought} for (e, _), a in shown
@@ -141,7 +146,7 @@ def held_out(
             result["no-think"][name] = by_group(labels[name])
             if name == "full":
                 result["no-think labels"] = labels[name]
-                result["ece"]["no-think"] = calibration(probabilities)
+                result["ece"]["no-think"] = calibration(labels[name], probabilities)
             save(result)
         if {"full", "another clip's sound"} <= labels.keys():
             changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]

@@ -33,10 +33,10 @@ def draw(clip: Clip, answer: Answer, title: str) -> Image.Image:
         pen.text((20, 334 + 22 * i), line, INK, small)
     ranked = sorted(answer.labels.items(), key=lambda item: -item[1])
     for i, (label, probability) in enumerate(ranked):
-        y = 60 + 34 * i
-        pen.text((660, y), label, INK if i == 0 else PALE, font)
-        pen.rectangle((750, y + 4, 750 + int(130 * probability), y + 20), BAR if i == 0 else PALE)
-        pen.text((892, y), f"{probability:.2f}", INK if i == 0 else PALE, font)
+        y, is_answer = 60 + 34 * i, label == answer.label
+        pen.text((660, y), label, INK if is_answer else PALE, font)
+        pen.rectangle((750, y + 4, 750 + int(130 * probability), y + 20), BAR if is_answer else PALE)
+        pen.text((892, y), f"{probability:.2f}", INK if is_answer else PALE, font)
     return picture.crop((0, 0, WIDTH, 346 + 22 * len(lines)))
 
 

@@ -773,11 +773,11 @@ def _print_reasons(answer: Answer, evidence: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from .calibration import UNCERTAIN
+    from .calibration import UNCERTAIN, leading
     from .evidence import told
 
     thought = told(answer.thought, answer.evidence) if evidence else answer.thought
-    first = max(answer.labels, key=answer.labels.__getitem__)
+    first = leading(answer.labels)[0]
     notes = [
         f"at once the answer is {first}" if answer.label not in (first, UNCERTAIN) else "",
         f'heard: "{answer.transcript}"' if answer.transcript else "",

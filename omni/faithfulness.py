@@ -360,15 +360,15 @@ def _agreement(
     prompt = prefill(model, build_inputs(model, processor, [clip], [ask_text(processor, clip, question, space, True)]))
     prompt.cache.batch_repeat_interleave(len(heads))
     prompts = prompt._replace(mask=prompt.mask.repeat(len(heads), 1))
-    label = answer.label
-    own, *after = (scores[label] for scores in score_labels(model, processor, prompts, heads, space))
+    own, *others = (scores[answer.label] for scores in score_labels(model, processor, prompts, heads, space))
+    after, first = others[0] if others else None, _top(at_once)
     return Agreement(
-        _top(at_once),
+        first,
         own,
-        at_once[label],
-        after[0] if after else None,
-        _top(at_once) == label,
-        _log(own) - _log(after[0]) >= TWICE if after else None,
+        at_once[answer.label],
+        after,
+        first == answer.label,
+        None if after is None else _log(own) - _log(after) >= TWICE,
     )
 
 

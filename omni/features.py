@@ -22,6 +22,8 @@ from .clip import RATE, Clip
 from .cues.voice import FEATURES, VOICED_AT_LEAST
 from .encoders import MEL_HZ, WINDOW, Streams, transcribe
 
+STREAMS = {"video": ("video", "expression"), "audio": ("audio", "prosody")}  # sense → its streams
+
 
 @dataclass(frozen=True)
 class ClipFeatures:
@@ -52,41 +54,36 @@ class ClipFeatures:
 
     def blind(self) -> "ClipFeatures":
         """The clip with its picture taken away."""
-        return replace(
-            self.without("video", "expression"), modalities=tuple(m for m in self.modalities if m != "video")
-        )
+        return self._lacking("video")
 
     def mute(self) -> "ClipFeatures":
-        """The clip with its sound taken away."""
-        kept = tuple(m for m in self.modalities if m != "audio")
-        return replace(self.without("audio", "prosody"), modalities=kept, transcript=None)
-
-    def with_sound_of(self, other: "ClipFeatures") -> "ClipFeatures":
-        """The clip with the sound and the words of another one."""
-        silent = self.mute()
-        theirs = [m for m in ("audio", "prosody") if m in other.features]
-        return replace(
-            silent,
-            features=silent.features | {m: other.features[m] for m in theirs},
-            times=silent.times | {m: other.times[m] for m in theirs},
-            modalities=silent.modalities + ("audio",) * ("audio" in other.modalities),
-            transcript=other.transcript,
-        )
+        """The clip with its sound, and the words in it, taken away."""
+        return replace(self._lacking("audio"), transcript=None)
 
     def with_picture_of(self, other: "ClipFeatures") -> "ClipFeatures":
         """The clip with the picture of another one; its own sound and words stay."""
-        blind = self.blind()
-        theirs = [m for m in ("video", "expression") if m in other.features]
+        return self._with("video", other)
+
+    def with_sound_of(self, other: "ClipFeatures") -> "ClipFeatures":
+        """The clip with the sound and the words of another one."""
+        return replace(self._with("audio", other), transcript=other.transcript)
+
+    def _lacking(self, sense: str) -> "ClipFeatures":
+        return replace(self.without(*STREAMS[sense]), modalities=tuple(m for m in self.modalities if m != sense))
+
+    def _with(self, sense: str, other: "ClipFeatures") -> "ClipFeatures":
+        rest, theirs = self._lacking(sense), [m for m in STREAMS[sense] if m in other.features]
+        has = {*rest.modalities} | ({sense} & {*other.modalities})
         return replace(
-            blind,
-            features=blind.features | {m: other.features[m] for m in theirs},
-            times=blind.times | {m: other.times[m] for m in theirs},
-            modalities=("video",) * ("video" in other.modalities) + blind.modalities,
+            rest,
+            features=rest.features | {m: other.features[m] for m in theirs},
+            times=rest.times | {m: other.times[m] for m in theirs},
+            modalities=tuple(m for m in STREAMS if m in has),
         )
 
     def shuffled(self) -> "ClipFeatures":
         """The clip with every second frame first, at the times of the others."""
-        pictures = {m: x for m, x in self.features.items() if m in ("video", "expression")}
+        pictures = {m: x for m, x in self.features.items() if m in STREAMS["video"]}
         return replace(self, features=self.features | {m: _interleaved(x, self.times[m]) for m, x in pictures.items()})
 
 

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from .emotions import LabelSpace
 from .errors import LabelError
-from .features import ClipFeatures, collate, to_device
+from .features import STREAMS, ClipFeatures, collate, to_device
 from .fusion import Fusion
 from .looks import MODALITY
 from .metrics import interval, resample, uar, war
 
 QUESTION = "Emotion?"  # short: the matrix asks thousands of times, and every row the same
-SOUND, PICTURE = ("audio", "prosody"), ("expression", "video")
 SHIFTS = (0.5, 1.0, 2.0)  # seconds
 DELETED = 0.3  # share of the steps of every stream
 BATCH = 40
@@ -82,7 +81,7 @@ def score(model, processor, clips: Clips, first: Tensor, texts: Sequence[str] | 
 
 def shifted(clip: ClipFeatures, seconds: float) -> ClipFeatures:
     """The clip with its sound so much later."""
-    return replace(clip, times=clip.times | {m: clip.times[m] + seconds for m in SOUND if m in clip.times})
+    return replace(clip, times=clip.times | {m: clip.times[m] + seconds for m in STREAMS["audio"] if m in clip.times})
 
 
 def noisy(clips: Clips, fusion: Fusion, seed: int) -> list[ClipFeatures]:
@@ -98,17 +97,15 @@ def noisy(clips: Clips, fusion: Fusion, seed: int) -> list[ClipFeatures]:
 
 
 def swapped(clips: Clips, seed: int) -> list[ClipFeatures]:
-    """Every clip with the sound of another one."""
+    """Every clip with the sound of another one, but what is said of it stays: its senses and its words."""
     ring = np.random.default_rng(seed).permutation(len(clips))
     donor = np.empty_like(ring)
     donor[ring] = np.roll(ring, 1)  # one cycle through all, so that no clip keeps its own
 
-    def with_sound_of(clip: ClipFeatures, other: ClipFeatures) -> ClipFeatures:
-        silent, theirs = clip.without(*SOUND), [m for m in SOUND if m in other.features]
-        features = silent.features | {m: other.features[m] for m in theirs}
-        return replace(silent, features=features, times=silent.times | {m: other.times[m] for m in theirs})
-
-    return [with_sound_of(clip, clips[int(i)]) for clip, i in zip(clips, donor, strict=True)]
+    return [
+        replace(clip.with_sound_of(clips[int(i)]), modalities=clip.modalities, transcript=clip.transcript)
+        for clip, i in zip(clips, donor, strict=True)
+    ]
 
 
 def without_steps(clip: ClipFeatures, weights: dict[str, Tensor]) -> ClipFeatures:

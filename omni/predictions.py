@@ -292,7 +292,7 @@ def _row(case: Case, facts: Row, result: Timed) -> Row:
     """A line of the table; the fields of an answer are null without one."""
     failed = isinstance(result.value, Exception)
     row: Row = {"clip": printable(case.example.clip), "sha256": case.sha256, "truth": case.truth}
-    row |= {"without": case.without or None} | {"openset": case.example.extra.get("openset"), **facts}
+    row |= {"without": case.without or None, "openset": case.example.extra.get("openset"), **facts}
     row |= {"question": case.question, "space": list(case.space.labels), **dict.fromkeys(ANSWER)}
     row |= {} if failed else result.value
     row |= {"seconds": round(result.seconds, 3), "status": "error" if failed else "ok"}

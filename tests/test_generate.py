@@ -87,17 +87,10 @@ def test_a_thought_that_leads_elsewhere_gives_an_unlikely_label(parts, monkeypat
     scores = {"<answer>": {"happy": 0.7, "sad": 0.3}, "<think>Tears.</think>\n<answer>": {"happy": 0.1, "sad": 0.9}}
     monkeypatch.setattr("omni.generate.score_labels", lambda *given: [scores[head] for head in given[3]])
     model, processor = parts
-    clip, space, head = (
-        encode_clip(model, processor, CLIPS[0]),
-        label_space("happy,sad"),
-        "<think>Tears.</think>\n<answer>",
-    )
-    for written in (
-        "sadness</answer>",
-        "blue</answer>",
-        "",
-    ):  # a synonym; no label: the most probable after the thought
-        text = head + written
+    clip, space = encode_clip(model, processor, CLIPS[0]), label_space("happy,sad")
+    head = "<think>Tears.</think>\n<answer>"
+    for written in ("sadness", "blue", ""):  # a synonym; no label of the space: the most probable after the thought
+        text = f"{head}{written}</answer>" if written else head
         rated = rate_labels(model, processor, [], [head], [parse_answer(text)], space, True)[0]
         answer = answer_of(clip, text, head, parse_answer(text), rated, space, Looks())
         assert (answer.label, answer.confidence, answer.labels) == ("sad", 0.3, {"happy": 0.7, "sad": 0.3})

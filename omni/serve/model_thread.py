@@ -19,13 +19,13 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from ..answer import Answer, format_answer, parse_answer
+from ..answer import Answer, format_answer
 from ..chat import Piece, Said, Writing, clip_name, context, prompt_inputs, settle
 from ..decoding import Past, Row, Rows, advance, best_past, shared
 from ..emotions import LabelSpace
 from ..errors import ModelError, OmniError
 from ..features import ClipFeatures
-from ..generate import LABEL_AT, Rated, Written, rate_labels
+from ..generate import LABEL_AT, Written, score_labels, temperature_of
 from ..looks import Looks, looks_of
 from ..rollout import Sampling
 from .metrics import Metrics
@@ -191,10 +191,10 @@ class ModelThread:
         self.metrics.prompt_tokens.inc(len(ids))
         self.metrics.reused_tokens.inc(ran.reused)
         if job.sampling is None:
-            of = [Written(ids, ran.past)], [LABEL_AT], [parse_answer("")]
-            rated = rate_labels(self.model, self.processor, *of, job.space, job.think)[0]
+            prompt, warmth = [Written(ids, ran.past)], temperature_of(self.model, job.think)
+            found = score_labels(self.model, self.processor, prompt, [LABEL_AT], job.space, warmth)[0]
             self._keep(ran.past)
-            job.line.tell(Finished(_scored(job, rated, looks), "stop", len(ids), ran.reused))
+            job.line.tell(Finished(_scored(job, found, looks), "stop", len(ids), ran.reused))
             self.metrics.whole.observe(time.monotonic() - job.line.started)
             return
         try:
@@ -260,12 +260,13 @@ class ModelThread:
             del self.pasts[0]
 
 
-def _scored(job: Job, rated: Rated, looks: Looks) -> Answer:
+def _scored(job: Job, found: dict[str, float], looks: Looks) -> Answer:
     """An answer of probabilities alone."""
-    clip, best = job.clip, rated.label
+    best = max(found, key=found.__getitem__)
+    clip = job.clip
     facts: dict[str, Any] = {"warnings": clip.warnings, "duration_s": clip.duration, "transcript": clip.transcript}
     facts |= looks._asdict()
-    return Answer(best, rated.labels[best], rated.labels, "", format_answer(best), True, clip.modalities, **facts)
+    return Answer(best, found[best], found, "", format_answer(best), True, clip.modalities, **facts)
 
 
 def _logged(err: Exception) -> Exception:
