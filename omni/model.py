@@ -32,6 +32,7 @@ from .config import OmniConfig
 from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
 from .fusion import AUX, Fused, Instruction
 from .fusion.placement import new_fusion
+from .shared_prompt import SharedPrompts, causal, sharing
 
 SHORTER = 0.7  # of the longest completion that is run with it
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
@@ -172,25 +173,22 @@ class OmniModel(OmniPreTrainedModel):
             use_cache=True,
             **clips,
         )
+        prompts = [(layer.keys, layer.values) for layer in cache.layers]
         lengths = attention_mask[:, prompt:].sum(1)
+        later = causal(length - 1, head.last_hidden_state)
         parts = alike(lengths) if input_ids.is_cpu else [torch.arange(len(input_ids), device=input_ids.device)]
         states = []
         for rows in parts:
             end = prompt + max(1, int(lengths[rows].max()) - 1)
             columns = slice(prompt, min(end, input_ids.shape[1] - 1))
-            own = self._copied(cache, groups[rows])
-            ids, seen, at = input_ids[rows, columns], attention_mask[rows, : columns.stop], positions[rows, columns]
-            rest = self(ids, seen, at, own, use_cache=True).last_hidden_state
+            ids, at = input_ids[rows, columns], positions[rows, columns]
+            shared = SharedPrompts(prompts, attention_mask[first, :prompt], groups[rows])
+            with sharing(self.language_model):
+                rest = self(ids, later[:, :, : ids.shape[1], : ids.shape[1]], at, use_cache=False, shared=shared)
+            rest = rest.last_hidden_state
             states.append(F.pad(rest, (0, 0, 0, length - 1 - rest.shape[1])))
         following = torch.cat(states)[torch.cat(parts).argsort()]  # (B, length - 1, E)
         return torch.cat([head.last_hidden_state[groups, -1:], following], 1), head.aux_loss
-
-    def _copied(self, cache: DynamicCache, rows: Tensor) -> DynamicCache:
-        """Keys and values of some rows, which may repeat."""
-        copied = DynamicCache(config=self.config.text_config)
-        for index, layer in enumerate(cache.layers):
-            copied.update(layer.keys.index_select(0, rows), layer.values.index_select(0, rows), index)
-        return copied
 
     def forward(
         self,
