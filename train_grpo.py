@@ -64,11 +64,11 @@ class Run:
     save_completions: int = 10
 
 
-def start(run: Run):
+def start(run: Run, dtype: str = "auto"):
     """The model with what is to learn switched on, and its processor."""
     if run.full and run.load_in_4bit:
         raise TrainingError("Weights in 4 bits cannot be trained: leave out --full or --load_in_4bit.", code="settings")
-    model, processor = load(run.model, merge=run.full, trainable=True, four_bit=run.load_in_4bit)
+    model, processor = load(run.model, merge=run.full, dtype=dtype, trainable=True, four_bit=run.load_in_4bit)
     if run.full:
         train_all(model)
     elif not isinstance(model, PeftModel):
@@ -86,7 +86,7 @@ def train(run: Run, args: GRPOConfig) -> None:
     chosen = select(run.rewards, args.reward_weights)
     args.reward_weights = chosen.weights
     args.ddp_find_unused_parameters = False  # frozen towers have no gradients to wait for
-    model, processor = start(run)
+    model, processor = start(run, "auto" if args.bf16 else "float32")
     encoded, left_out = encode_examples(run.train, FeatureCache(run.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)

@@ -78,7 +78,7 @@ class ColdStart:
     resume: bool = True
 
 
-def start(args: ColdStart):
+def start(args: ColdStart, dtype: str = "auto"):
     """The model, frozen or with the adapter that goes on learning, and its processor."""
     residual = stands_on_tokens(args)
     if args.fusion and args.adapter:
@@ -89,7 +89,7 @@ def start(args: ColdStart):
             "stand on another. Add --full true, or give a whole model.",
             code="fusion",
         )
-    model, processor = load(args.model, adapter=args.adapter or residual, merge=residual, trainable=True)
+    model, processor = load(args.model, adapter=args.adapter or residual, merge=residual, dtype=dtype, trainable=True)
     if args.fusion:
         choose(model, processor, args.fusion, args.placement, **args.fusion_options)
     if not args.adapter:
@@ -129,7 +129,7 @@ def train(args: ColdStart, training: SFTConfig) -> None:
     """Encode, align, train, save."""
     started = time.time()
     torch.manual_seed(training.seed)
-    model, processor = start(args)
+    model, processor = start(args, "auto" if training.bf16 else "float32")
     encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)

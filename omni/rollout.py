@@ -273,9 +273,9 @@ class _Packed:
 
 
 def packs(dtype: torch.dtype) -> bool:
-    """Whether this processor and build of torch gain from weights laid out in advance: bfloat16 with AVX-512."""
+    """Whether this processor and build of torch gain from weights laid out in advance: with AVX-512."""
     return (
-        dtype == torch.bfloat16
+        dtype in (torch.bfloat16, torch.float32)
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and "AVX512" in torch.backends.cpu.get_cpu_capability()
     )

@@ -6,6 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+import train_grpo
+import train_sft
 from omni.default import build
 from omni.errors import ModelError
 from omni.generate import reason
@@ -75,3 +77,9 @@ def test_missing_wheels_say_the_command_that_installs_them(tmp_path, monkeypatch
 def test_the_shipped_adapters_are_small_and_stand_on_the_default():
     assert (DEFAULT_ADAPTER / "adapter_model.safetensors").stat().st_size < 40e6
     assert json.loads((DEFAULT_ADAPTER / "adapter_config.json").read_text())["base_model_name_or_path"] == "default"
+
+
+def test_training_without_bf16_is_all_in_float32(folder):
+    for script, settings in ((train_sft, train_sft.ColdStart), (train_grpo, train_grpo.Run)):
+        model, _ = script.start(settings(model=str(folder)), "float32")
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
