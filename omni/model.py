@@ -32,7 +32,7 @@ from .config import OmniConfig
 from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
 from .fusion import AUX, Fused, Instruction
 from .fusion.placement import new_fusion
-from .shared_prompt import SharedPrompts, causal, sharing
+from .shared_prompt import SharedPrompts, sharing
 
 SHORTER = 0.7  # of the longest completion that is run with it
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
@@ -175,7 +175,7 @@ class OmniModel(OmniPreTrainedModel):
         )
         prompts = [(layer.keys, layer.values) for layer in cache.layers]
         lengths = attention_mask[:, prompt:].sum(1)
-        later = causal(length - 1, head.last_hidden_state)
+        sees = attention_mask.new_ones(length - 1, length - 1, dtype=torch.bool).tril()[None, None]
         parts = alike(lengths) if input_ids.is_cpu else [torch.arange(len(input_ids), device=input_ids.device)]
         states = []
         for rows in parts:
@@ -184,7 +184,7 @@ class OmniModel(OmniPreTrainedModel):
             ids, at = input_ids[rows, columns], positions[rows, columns]
             shared = SharedPrompts(prompts, attention_mask[first, :prompt], groups[rows])
             with sharing(self.language_model):
-                rest = self(ids, later[:, :, : ids.shape[1], : ids.shape[1]], at, use_cache=False, shared=shared)
+                rest = self(ids, sees[:, :, : ids.shape[1], : ids.shape[1]], at, use_cache=False, shared=shared)
             rest = rest.last_hidden_state
             states.append(F.pad(rest, (0, 0, 0, length - 1 - rest.shape[1])))
         following = torch.cat(states)[torch.cat(parts).argsort()]  # (B, length - 1, E)
@@ -242,10 +242,14 @@ class OmniModel(OmniPreTrainedModel):
 
 
 def alike(lengths: Tensor) -> list[Tensor]:
-    """Rows (B,) in parts, the longest first; each is at least `SHORTER` as long as the longest of its part.
+    """Rows (B,) in parts, the longest part first; each row is at least `SHORTER` as long as the longest of its part.
+
+    Within a part rows keep their order, so that whole groups stay together and need no sorting (`SharedPrompts.full`).
 
     >>> alike(torch.tensor([10, 60, 50, 9]))
     [tensor([1, 2]), tensor([0, 3])]
+    >>> alike(torch.tensor([50, 60]))
+    [tensor([0, 1])]
     """
     order = lengths.argsort(descending=True)
     parts: list[list[int]] = []
@@ -253,7 +257,7 @@ def alike(lengths: Tensor) -> list[Tensor]:
         if not parts or lengths[row] < SHORTER * lengths[parts[-1][0]]:
             parts.append([])
         parts[-1].append(row)
-    return [torch.tensor(part, device=lengths.device) for part in parts]
+    return [torch.tensor(sorted(part), device=lengths.device) for part in parts]
 
 
 class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):

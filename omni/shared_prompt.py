@@ -65,14 +65,6 @@ def sharing(language_model: nn.Module) -> Iterator[None]:
         config._attn_implementation = usual
 
 
-def causal(steps: int, like: Tensor) -> Tensor:
-    """The additive mask of completions among themselves, (1, 1, T, T). Right-padded ones need no other."""
-    later = torch.ones(steps, steps, dtype=torch.bool, device=like.device).triu(1)
-    return torch.zeros(1, 1, steps, steps, dtype=like.dtype, device=like.device).masked_fill(
-        later, torch.finfo(like.dtype).min
-    )
-
-
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -88,7 +80,7 @@ def attend(
     Args:
         query: (B, H, T, D).
         key, value: (B, K, T, D), of the completions alone.
-        attention_mask: additive, (1, 1, T, T).
+        attention_mask: what completions see of themselves, bool (1, 1, T, T).
 
     Returns:
         (B, T, H, D), and no map.
@@ -101,7 +93,8 @@ def attend(
     q = q.flatten(3, 4)  # (U, K, G, r·T, D)
     before = (q.flatten(2, 3) @ keys.transpose(-1, -2)).unflatten(2, (size, -1))  # (U, K, G, r·T, P)
     before = before.masked_fill(shared.padding[:, None, None, None], torch.finfo(before.dtype).min)
-    own = (q @ k.transpose(-1, -2)).unflatten(3, (-1, steps)) + attention_mask[:, :, None, None]
+    own = (q @ k.transpose(-1, -2)).unflatten(3, (-1, steps))  # (U, K, G, r, T, T)
+    own = own.masked_fill(~attention_mask[:, :, None, None], torch.finfo(own.dtype).min)
     weights = (torch.cat([before, own.flatten(3, 4)], -1) * scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
     of_prompt, of_own = weights.split([keys.shape[2], steps], -1)
     read = (of_prompt.flatten(2, 3) @ values).unflatten(2, (size, -1)) + of_own @ v  # (U, K, G, r·T, D)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omni.shared_prompt import SharedPrompts, attend, causal
+from omni.shared_prompt import SharedPrompts, attend
 
 U, P, T, H, K, D = 3, 5, 4, 6, 2, 8
 
@@ -29,7 +29,8 @@ def test_completions_read_what_whole_rows_read(groups):
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
     shared = SharedPrompts([prompts], mask, groups)
     module = SimpleNamespace(layer_idx=0)
-    ours, _ = attend(module, query, key, value, causal(T, query), D**-0.5, shared)
+    sees = torch.ones(1, 1, T, T, dtype=torch.bool).tril()
+    ours, _ = attend(module, query, key, value, sees, D**-0.5, shared)
     expected = whole(query, key, value, prompts, mask, groups, D**-0.5)
     assert torch.allclose(ours, expected, atol=1e-6)  # softmax is in float32
     weights = torch.randn_like(expected)
