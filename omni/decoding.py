@@ -176,7 +176,7 @@ class Rows:
     def join(self, ran: Ran, sampling: Sampling, *, seed: int = 0, top: int | None = None) -> Row:
         """A new row, which has its first token at once."""
         if self.decoder is None:
-            self.decoder = _Plain(self.model) if self.plain else _packed(self.model, ran.past)
+            self.decoder = _Plain(self.model) if self.plain else Decoder(self.model, PACKED_FOR)
         row = Row(ran.past, sampling, torch.Generator().manual_seed(seed), top)
         self._draw([row], ran.hidden)
         _lay_beside(self.decoder, ran.past, len(self.rows))
@@ -216,14 +216,6 @@ class Rows:
 
 def _state(decoder) -> tuple[list[Tensor], list[Tensor]]:
     return decoder.keys, decoder.values
-
-
-def _packed(model, past: Past) -> Decoder:
-    """A decoder with packed weights and no rows yet."""
-    mask = torch.ones(1, len(past.ids), dtype=torch.long)
-    decoder = Decoder(model, past.layers, torch.zeros(PACKED_FOR, dtype=torch.long), mask, 0)
-    decoder.keep(torch.zeros(PACKED_FOR, dtype=torch.bool))
-    return decoder
 
 
 def _lay_beside(decoder, past: Past, count: int) -> None:

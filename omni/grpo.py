@@ -8,6 +8,7 @@ log-probabilities, and training would run, silently, on prompts without a clip. 
     prompt          once a clip in sampling and once in the loss, for all G completions (rollout.py, OmniModel)
     reference       the adapter switched off, or the adapter as it was; a second decoder only where all of it learns
     vocabulary      only where a completion token is predicted, in chunks
+    completions     those of a prompt that are equal once: a policy that is sure writes the same answer many times
     groups whose completions all got the same reward   nothing: their gradient is zero
 
 The objective is TRL's; `docs/grpo.md` has its equations and what differs from R1-Omni (arXiv 2503.05379).
@@ -275,22 +276,23 @@ class OmniGRPOTrainer(GRPOTrainer):
         for start in range(0, count, size):
             rows = slice(start, start + size)
             ids, mask, clips = input_ids[rows], attention_mask[rows], self._clips[rows]
+            once, which = distinct_rows(ids, clips)
             first, groups = distinct_rows(ids[:, :-logits_to_keep], clips)
             features, times = collate([clips[i] for i in first.tolist()])
             asked = self.processing_class.instructions([self._texts[start + i] for i in first.tolist()])
             with precision(self.accelerator.autocast(), model, ids.device):
                 out = model(
-                    input_ids=ids,
-                    attention_mask=mask,
+                    input_ids=ids[once],
+                    attention_mask=mask[once],
                     clip_features=to_device(features, ids.device),
                     clip_times=to_device(times, ids.device),
                     **to_device(asked, ids.device),
-                    groups=groups,
+                    groups=groups[once],
                     completion=logits_to_keep,
                     temperature=self.temperature,
                     entropy=compute_entropy,
                 )
-            parts.append((out.log_probs, out.entropy))
+            parts.append((out.log_probs[which], out.entropy[which] if compute_entropy else None))
             if torch.is_grad_enabled():
                 self._aux = out.aux_loss
         log_probs, entropies = zip(*parts, strict=True)

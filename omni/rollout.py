@@ -1,13 +1,18 @@
 """Sampling many completions of a few clips, as fast as the processor allows: what a GRPO step spends most time on.
 
-    prefill of U prompts ─► keys, values ─► copied to B completions ─► one token a step, with packed weights
+    prefill of U prompts ─► keys, values ─► N beginnings ─► one token a step, with packed weights ─► B completions
 
-A prompt is run once, however many completions it gets. On a processor, a step of `generate` is bound by products of
-a few rows with every weight of the model, for which plain kernels unpack the weight anew each time; here each weight is
-merged with its LoRA and laid out once for oneDNN. Rows that have ended leave the batch. On a GPU, or for decoders that
-are not built like Llama, `can_roll_out` is False and the trainer calls `generate`.
+A prompt is run once, however many completions it gets, and so is every beginning that completions have in common: those
+that agree so far are one row, which parts where they draw different tokens. A policy that has learnt its format and is
+sure of most answers writes sixteen bare labels as one or two rows. The draws are the same as from rows apart, since the
+state depends on the tokens alone. Rows that have ended leave.
 
-Letters: `U` prompts, `B` completions, `P` prompt tokens, `S` sampled tokens, `H` heads, `K` key heads, `D` head size.
+On a processor, a step of `generate` is bound by products of a few rows with every weight of the model, for which plain
+kernels unpack the weight anew each time; here each weight is merged with its LoRA and laid out once for oneDNN. On a
+GPU, or for decoders that are not built like Llama, `can_roll_out` is False and the trainer calls `generate`.
+
+Letters: `U` prompts, `B` completions, `N` rows, `P` prompt tokens, `S` sampled tokens, `V` words, `H` heads, `K` key
+heads, `D` head size, `E` the decoder's width.
 """
 
 from collections.abc import Sequence
@@ -18,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
+
+from .shared_prompt import SharedPrompts, read
 
 LLAMA_LIKE = ("llama", "qwen2")  # pre-norm, rotary, gated feed-forward, no norm of queries and keys
 
@@ -91,26 +98,25 @@ def roll_out(
         B lists of token ids, each ending with one of `sampling.ends` or cut at `sampling.length`.
     """
     model = unwrapped(model)
-    cache, first, mask = prompts if isinstance(prompts, Prefilled) else prefill(model, prompts)
-    rows = torch.tensor(list(copies))
-    decoder = Decoder(model, [(layer.keys, layer.values) for layer in cache.layers], rows, mask, sampling.length)
-    hidden = first[rows]  # (B, E)
+    prompts = prompts if isinstance(prompts, Prefilled) else prefill(model, prompts)
+    alive, row = torch.arange(len(copies)), torch.tensor(list(copies))  # completions, and the row that each is in
+    decoder = Branches(model, prompts, len(row), sampling.length)
+    hidden = prompts.hidden  # (U, E)
 
-    written: list[list[int]] = [[] for _ in rows]
-    alive = torch.arange(len(rows))
+    written: list[list[int]] = [[] for _ in copies]
     ends = torch.tensor(sampling.ends)
     for step in range(sampling.length):
-        tokens = draw(decoder.head(hidden).float(), sampling, generator)  # (alive,)
-        for row, token in zip(alive.tolist(), tokens.tolist(), strict=True):
-            written[row].append(token)
+        tokens = draw(decoder.head(hidden).float(), sampling, generator, row)  # (alive,)
+        for completion, token in zip(alive.tolist(), tokens.tolist(), strict=True):
+            written[completion].append(token)
         going = ~torch.isin(tokens, ends)
         if step + 1 == sampling.length or not bool(going.any()):
             break
-        if int(going.sum()) <= 0.75 * len(going):  # copying the keys costs, so not for a single row
-            decoder.keep(going)
-            alive, tokens = alive[going], tokens[going]
-        hidden = decoder.step(tokens)
-    return [_cut(ids, sampling.ends) for ids in written]
+        alive, pairs = alive[going], torch.stack([row[going], tokens[going]], 1)
+        pairs, row = pairs.unique(dim=0, return_inverse=True)  # in the order of the rows, so prompts stay together
+        decoder.keep(pairs[:, 0])
+        hidden = decoder.step(pairs[:, 1])
+    return written
 
 
 @torch.no_grad()
@@ -155,17 +161,24 @@ def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
     return ids[:stop]
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """Token ids (B,) from logits (B, V).
+def draw(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None, row: Tensor | None = None
+) -> Tensor:
+    """Token ids (B,) from logits (N, V).
+
+    Args:
+        row: which row of the logits each of B tokens is drawn from; by default one from every row.
 
     >>> draw(torch.tensor([[0.0, 2.0, 1.0]]), Sampling(1, (), temperature=0, never=(1,)))
     tensor([2])
     """
-    never = [token for token in sampling.never if token < logits.shape[-1]]  # the others have no logit
+    count, words = logits.shape
+    row = torch.arange(count) if row is None else row
+    never = [token for token in sampling.never if token < words]  # the others have no logit
     if never:
         logits = logits.index_fill(-1, torch.tensor(never), -torch.inf)
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1)[row]
     logits = logits / sampling.temperature
     if sampling.top_k:
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
@@ -173,77 +186,118 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None =
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
-    # by inversion, one number a row: `multinomial` draws one for every token of the vocabulary
-    edges = logits.softmax(-1).cumsum(-1)
-    at = torch.rand(len(edges), 1, generator=generator) * edges[:, -1:] * (1 - 1e-6)  # below the last edge when rounded
-    return torch.searchsorted(edges, at, right=True)[:, 0]
+    # by inversion, one number a token: `multinomial` draws one for every word; row n's edges lie between n and n + 1
+    edges = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    edges = (edges / edges[:, -1:]).add_(torch.arange(count)[:, None]).flatten()
+    at = torch.rand(len(row), generator=generator, dtype=torch.float64) + row
+    return torch.searchsorted(edges, at, right=True) - row * words
 
 
 class Decoder:
-    """The decoder of a Llama-like model for one token a row at a time, its keys and values preallocated.
+    """The decoder of a Llama-like model for one token a row at a time, in N rows with keys and values of their own.
 
     Args:
         model: gives the weights; LoRA is merged into the copies made here.
-        cache: keys and values (U, K, P, D) of every layer.
-        rows: which prompt each of B rows continues, (B,).
-        mask: 1 for tokens of the prompts, 0 for their padding, (U, P).
-        length: tokens that will follow at most.
+        batch: number of rows that the weights are laid out for; others are as right.
+
+    Attributes:
+        keys, values: of every layer, (N, K, W, D), with room for tokens to come; whoever makes rows fills them.
+        at: the column that the next token is written to.
+        place: position of the next token, (N,).
+        seen: which columns a row sees as soon as they are written, (N, W).
     """
 
-    def __init__(self, model, cache: list[tuple[Tensor, Tensor]], rows: Tensor, mask: Tensor, length: int):
+    def __init__(self, model, batch: int):
         language = model.model.language_model
         text = language.config
         self.heads, self.key_heads = text.num_attention_heads, text.num_key_value_heads
         self.size = getattr(text, "head_dim", None) or text.hidden_size // self.heads
         self.eps, self.rotary, self.embed = text.rms_norm_eps, language.rotary_emb, language.embed_tokens
         self.norm = language.norm.weight
-        self.at = mask.shape[1]
-        self.place = mask.sum(1)[rows]  # position of the next token, (B,)
-        self.seen = F.pad(mask[rows].bool(), (0, length), value=True)  # (B, P + S)
-        batch = len(rows)
         self.layers = [_Layer(layer, batch) for layer in language.layers]
         self.head = _Packed([model.get_output_embeddings()], batch)
-        self.keys = [_room(keys, rows, length) for keys, _ in cache]
-        self.values = [_room(values, rows, length) for _, values in cache]
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.at = 0
+        self.place = torch.zeros(0, dtype=torch.long)
+        self.seen = torch.zeros(0, 0, dtype=torch.bool)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the rows only, (B,) bool."""
+        """Go on with these rows: (N,) bool, or their numbers, of which some may come twice."""
         self.place, self.seen = self.place[rows], self.seen[rows]
         self.keys = [x[rows] for x in self.keys]
         self.values = [x[rows] for x in self.values]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Normed hidden states (B, E) after one more token in each row."""
-        x = self.embed(tokens).to(self.norm.dtype)  # (B, E)
-        cos, sin = self.rotary(x[:, None], self.place[:, None])  # (B, 1, D)
-        past = torch.arange(self.seen.shape[1], device=x.device) <= self.at
-        unseen = ~(self.seen & past)[:, None, None]  # (B, 1, 1, P + S)
-        for layer, keys, values in zip(self.layers, self.keys, self.values, strict=True):
+        """Normed hidden states (N, E) after one more token in each row."""
+        x = self.embed(tokens).to(self.norm.dtype)  # (N, E)
+        cos, sin = self.rotary(x[:, None], self.place[:, None])  # (N, 1, D)
+        for number, layer in enumerate(self.layers):
+            keys, values = self.keys[number], self.values[number]
             mixed = layer.qkv(F.rms_norm(x, x.shape[-1:], layer.norm_in, self.eps))
             mixed = mixed.view(len(x), self.heads + 2 * self.key_heads, self.size)
             turned = rotate(mixed[:, : self.heads + self.key_heads], cos, sin)
             keys[:, :, self.at], values[:, :, self.at] = turned[:, self.heads :], mixed[:, -self.key_heads :]
-            query = turned[:, : self.heads].view(len(x), self.key_heads, -1, self.size)  # (B, K, H / K, D)
-            # products over all columns, the empty ones too: a slice would be copied, and sdpa takes three times as long
-            scores = (query @ keys.transpose(-1, -2)).float() * self.size**-0.5
-            read = scores.masked_fill(unseen, -torch.inf).softmax(-1).to(x.dtype) @ values
-            x = x + layer.out(read.reshape(len(x), -1))
+            x = x + layer.out(self.read(turned[:, : self.heads], number).reshape(len(x), -1))
             gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], layer.norm_mid, self.eps)).chunk(2, -1)
             x = x + layer.down(F.silu(gate) * up)
         self.at += 1
         self.place = self.place + 1
         return F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
 
+    def read(self, query: Tensor, layer: int) -> Tensor:
+        """What queries (N, H, D) read of what their rows see in a layer."""
+        keys, values = self.keys[layer], self.values[layer]
+        query = query.view(len(query), self.key_heads, -1, self.size)  # (N, K, H / K, D)
+        written = torch.arange(self.seen.shape[1], device=query.device) <= self.at
+        unseen = ~(self.seen & written)[:, None, None]  # (N, 1, 1, W)
+        # products over all columns, the empty ones too: a slice would be copied, and sdpa takes three times as long
+        scores = (query @ keys.transpose(-1, -2)).float() * self.size**-0.5
+        return scores.masked_fill(unseen, -torch.inf).softmax(-1).to(query.dtype) @ values
+
+
+class Branches(Decoder):
+    """Rows that go on from a few prompts, whose keys and values they share (`shared_prompt.py`).
+
+    At first there is a row to each prompt; `keep` says which rows there are next, those of a prompt side by side.
+
+    Args:
+        prompts: U prompts that were run.
+        length: tokens that will follow at most.
+    """
+
+    def __init__(self, model, prompts: Prefilled, batch: int, length: int):
+        super().__init__(model, batch)
+        layers = [(layer.keys, layer.values) for layer in prompts.cache.layers]
+        self.shared = SharedPrompts(layers, prompts.mask, torch.arange(len(prompts.mask)))
+        self.mask, self.place, self.length = prompts.mask, prompts.mask.sum(1), length
+        self.seen = torch.ones(len(prompts.mask), 0, dtype=torch.bool)  # nothing is hidden from a row
+        self.keys, self.values = ([x[:, :, :0] for x in xs] for xs in zip(*layers, strict=True))
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with rows of these numbers, of which some may come twice."""
+        if not torch.equal(rows, torch.arange(len(self.place))):
+            super().keep(rows)
+            self.shared = SharedPrompts(self.shared.layers, self.mask, self.shared.groups[rows])
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Normed hidden states (N, E) after one more token in each row."""
+        if self.at == self.keys[0].shape[2]:  # a little room at a time, since `keep` copies it
+            room = min(max(8, self.at), self.length - self.at)
+            self.keys, self.values = ([F.pad(x, (0, 0, 0, room)) for x in xs] for xs in (self.keys, self.values))
+        self.sees = torch.arange(self.keys[0].shape[2])[None, None, None] <= self.at  # (1, 1, 1, W)
+        return super().step(tokens)
+
+    def read(self, query: Tensor, layer: int) -> Tensor:
+        """What queries (N, H, D) read of their prompts and of what was written since."""
+        keys, values = self.keys[layer], self.values[layer]
+        return read(query[:, :, None], keys, values, self.sees, self.size**-0.5, layer, self.shared)
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (arXiv 2104.09864) in Llama's halved layout; x (B, H, D), cos and sin (B, 1, D)."""
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
-
-
-def _room(x: Tensor, rows: Tensor, length: int) -> Tensor:
-    """Keys or values (U, K, P, D) of each row's prompt with room for what follows: (B, K, P + length, D)."""
-    return F.pad(x[rows], (0, 0, 0, length))
 
 
 class _Layer:

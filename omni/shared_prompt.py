@@ -8,8 +8,8 @@ A group of completions continues one prompt. Their queries look at two stretches
 so that the G completions of a prompt are one product with its keys. It is exact; on the way back the sums over the
 group are those of the products. The idea of a cascade over a shared prefix is Hydragen's (arXiv 2402.05099).
 
-Letters: `U` prompts of `P` tokens, `B` completions of `T`, at most `G` of them to a prompt; `H` heads that share `K`
-pairs of keys and values, `r` = H / K; `D` the width of a head.
+Letters: `U` prompts of `P` tokens, `B` completions, at most `G` of them to a prompt, each with keys of `S` tokens and
+queries of the last `T` of these; `H` heads that share `K` pairs of keys and values, `r` = H / K; `D` a head's width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class SharedPrompts:
     """
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], mask: Tensor, groups: Tensor):
-        self.layers, self.padding = layers, ~mask.bool()
+        self.layers, self.padding, self.groups = layers, ~mask.bool(), groups
         number, rows = len(mask), len(groups)
         sizes = torch.bincount(groups, minlength=number)
         order = groups.argsort(stable=True)
@@ -75,31 +75,35 @@ def attend(
     shared: SharedPrompts,
     **_,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer.
+    """What transformers calls in every layer: `read`, and no map."""
+    return read(query, key, value, attention_mask, scaling, module.layer_idx, shared), None
+
+
+def read(
+    query: Tensor, key: Tensor, value: Tensor, sees: Tensor, scaling: float, layer: int, shared: SharedPrompts
+) -> Tensor:
+    """What completions read of their prompts and of themselves in one layer: (B, T, H, D).
 
     Args:
         query: (B, H, T, D).
-        key, value: (B, K, T, D), of the completions alone.
-        attention_mask: what completions see of themselves, bool (1, 1, T, T).
-
-    Returns:
-        (B, T, H, D), and no map.
+        key, value: (B, K, S, D), of the completions alone.
+        sees: what completions see of themselves, bool (1, 1, T, S).
     """
-    pairs, steps = key.shape[1], key.shape[2]
+    pairs, steps = key.shape[1], query.shape[2]
     size = shared.shape[1]
-    keys, values = shared.layers[module.layer_idx]  # (U, K, P, D)
+    keys, values = shared.layers[layer]  # (U, K, P, D)
     q = shared.grouped(query).unflatten(2, (pairs, -1)).transpose(1, 2)  # (U, K, G, r, T, D)
-    k, v = (shared.grouped(x).transpose(1, 2) for x in (key, value))  # (U, K, G, T, D)
+    k, v = (shared.grouped(x).transpose(1, 2) for x in (key, value))  # (U, K, G, S, D)
     q = q.flatten(3, 4)  # (U, K, G, r·T, D)
     before = (q.flatten(2, 3) @ keys.transpose(-1, -2)).unflatten(2, (size, -1))  # (U, K, G, r·T, P)
     before = before.masked_fill(shared.padding[:, None, None, None], torch.finfo(before.dtype).min)
-    own = (q @ k.transpose(-1, -2)).unflatten(3, (-1, steps))  # (U, K, G, r, T, T)
-    own = own.masked_fill(~attention_mask[:, :, None, None], torch.finfo(own.dtype).min)
+    own = (q @ k.transpose(-1, -2)).unflatten(3, (-1, steps))  # (U, K, G, r, T, S)
+    own = own.masked_fill(~sees[:, :, None, None], torch.finfo(own.dtype).min)
     weights = (torch.cat([before, own.flatten(3, 4)], -1) * scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
-    of_prompt, of_own = weights.split([keys.shape[2], steps], -1)
-    read = (of_prompt.flatten(2, 3) @ values).unflatten(2, (size, -1)) + of_own @ v  # (U, K, G, r·T, D)
-    read = read.unflatten(3, (-1, steps)).permute(0, 2, 4, 1, 3, 5)  # (U, G, T, K, r, D)
-    return shared.rows(read.flatten(3, 4)), None
+    of_prompt, of_own = weights.split([keys.shape[2], k.shape[3]], -1)
+    seen = (of_prompt.flatten(2, 3) @ values).unflatten(2, (size, -1)) + of_own @ v  # (U, K, G, r·T, D)
+    seen = seen.unflatten(3, (-1, steps)).permute(0, 2, 4, 1, 3, 5)  # (U, G, T, K, r, D)
+    return shared.rows(seen.flatten(3, 4))
 
 
 AttentionInterface.register(NAME, attend)

@@ -105,7 +105,8 @@ def test_two_chats_at_once_are_two_chats(parts) -> None:
         for chat in apart[1]:
             chat.ask(question)
     texts = [[[turn.answer.text for turn in chat.turns] for chat in chats] for chats in apart]
-    assert texts[0] == texts[1] and texts[0][0] != texts[0][1]
+    shown = [[turn.answer.labels for turn in chat.turns] for chat in apart[0]]
+    assert texts[0] == texts[1] and shown[0] != shown[1]
 
 
 @pytest.mark.parametrize("plain", [False, True])
