@@ -27,7 +27,7 @@ from omni.emotions import label_space
 from omni.errors import OmniError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
-from omni.loading import load, new_adapter, train_all
+from omni.loading import load, machine_flags, new_adapter, train_all
 from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
 
@@ -128,8 +128,7 @@ def train(run: Run, args: GRPOConfig) -> None:
 
 def main() -> None:
     """Parse and train; an error that the user can mend is one line."""
-    if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
-        sys.argv += ["--use_cpu", "true"]  # else TrainingArguments refuses bf16
+    sys.argv += machine_flags(sys.argv)
     run, args = TrlParser((Run, GRPOConfig)).parse_args_and_config()
     try:
         train(run, args)

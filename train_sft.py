@@ -28,7 +28,7 @@ from omni.collate import Encoded, RowOptions, align_rows, encode_examples, sft_r
 from omni.errors import ModelError, OmniError
 from omni.features import FeatureCache
 from omni.fusion.placement import choose
-from omni.loading import has_adapter, load, new_adapter, train_all
+from omni.loading import has_adapter, load, machine_flags, new_adapter, train_all
 from omni.sft import ColdStartTrainer
 
 SHARES = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words", "blind", "mute", "nothing")
@@ -161,8 +161,7 @@ def train(args: ColdStart, training: SFTConfig) -> None:
 
 def main() -> None:
     """Parse and train; an error that the user can mend is one line."""
-    if not torch.cuda.is_available() and "--use_cpu" not in sys.argv:
-        sys.argv += ["--use_cpu", "true"]  # else TrainingArguments refuses bf16
+    sys.argv += machine_flags(sys.argv)
     args, training = TrlParser((ColdStart, SFTConfig)).parse_args_and_config()
     try:
         train(args, training)

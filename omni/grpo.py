@@ -38,6 +38,7 @@ from .errors import OmniError
 from .features import ClipFeatures, collate, to_device
 from .fusion import AUX
 from .metrics import score_answer
+from .model import ScoredCompletions
 from .rollout import Sampling, can_roll_out, generate_shared, roll_out
 
 MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")  # losses that divide by the number of rows in the micro-batch
@@ -275,28 +276,63 @@ class OmniGRPOTrainer(GRPOTrainer):
         parts = []
         for start in range(0, count, size):
             rows = slice(start, start + size)
-            ids, mask, clips = input_ids[rows], attention_mask[rows], self._clips[rows]
-            once, which = distinct_rows(ids, clips)
-            first, groups = distinct_rows(ids[:, :-logits_to_keep], clips)
-            features, times = collate([clips[i] for i in first.tolist()])
-            asked = self.processing_class.instructions([self._texts[start + i] for i in first.tolist()])
-            with precision(self.accelerator.autocast(), model, ids.device):
-                out = model(
-                    input_ids=ids[once],
-                    attention_mask=mask[once],
-                    clip_features=to_device(features, ids.device),
-                    clip_times=to_device(times, ids.device),
-                    **to_device(asked, ids.device),
-                    groups=groups[once],
+            asked = self._clips[rows], self._texts[rows]
+            with precision(self.accelerator.autocast(), model, input_ids.device):
+                scored = score_completions(
+                    model,
+                    self.processing_class,
+                    input_ids[rows],
+                    attention_mask[rows],
+                    *asked,
                     completion=logits_to_keep,
                     temperature=self.temperature,
                     entropy=compute_entropy,
                 )
-            parts.append((out.log_probs[which], out.entropy[which] if compute_entropy else None))
+            parts.append(scored)
             if torch.is_grad_enabled():
-                self._aux = out.aux_loss
-        log_probs, entropies = zip(*parts, strict=True)
-        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+                self._aux = scored.aux_loss
+        log_probs = torch.cat([part.log_probs for part in parts])
+        return log_probs, torch.cat([part.entropy for part in parts]) if compute_entropy else None, None
+
+
+def score_completions(
+    model,
+    processor,
+    ids: Tensor,
+    mask: Tensor,
+    clips: Sequence[ClipFeatures],
+    texts: Sequence[str],
+    *,
+    completion: int,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> ScoredCompletions:
+    """Log-probabilities of completions; each prompt is run once, and so are completions of it that are equal.
+
+    A policy that is sure of its answers writes the same one many times. Running it once and reading the result many
+    times gives the same gradient, since the slopes of the copies add up.
+
+    Args:
+        ids: left-padded prompts and right-padded completions of B rows, (B, P + completion); `mask` alike.
+        clips, texts: the clip and the user's turn of each row.
+        completion: length of the completions.
+    """
+    once, which = distinct_rows(ids.masked_fill(mask == 0, -1), clips)
+    first, groups = distinct_rows(ids[:, :-completion], clips)
+    features, times = collate([clips[i] for i in first.tolist()])
+    asked = processor.instructions([texts[i] for i in first.tolist()])
+    out = model(
+        input_ids=ids[once],
+        attention_mask=mask[once],
+        clip_features=to_device(features, ids.device),
+        clip_times=to_device(times, ids.device),
+        **to_device(asked, ids.device),
+        groups=groups[once],
+        completion=completion,
+        temperature=temperature,
+        entropy=entropy,
+    )
+    return ScoredCompletions(out.log_probs[which], out.entropy[which] if entropy else None, out.aux_loss)
 
 
 @contextmanager

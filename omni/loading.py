@@ -11,10 +11,14 @@ are larger than its language model).
 """
 
 import json
+import timeit
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from .calibration import read_calibration
@@ -181,6 +185,30 @@ def best_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast and "AVX512" in torch.backends.cpu.get_cpu_capability() else torch.float32
+
+
+def machine_flags(given: Sequence[str]) -> list[str]:
+    """Flags of `TrainingArguments` that a training script needs on this machine, but for those that are given."""
+    flags = []
+    if not torch.cuda.is_available() and "--use_cpu" not in given:
+        flags += ["--use_cpu", "true"]  # else it refuses bf16
+    if not any(flag.startswith("--bf16") for flag in given) and not trains_in_bf16():
+        flags += ["--bf16", "false"]  # whatever a configuration says
+    return flags
+
+
+def trains_in_bf16() -> bool:
+    """Whether training is faster in bfloat16 here: a GPU's word for it, a processor's measured products (50 ms).
+
+    Instructions for it do not tell: Intel processors without AMX have them, and multiply at half the speed of float32.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        rows, weight = torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+        seconds.append(min(timeit.repeat(partial(F.linear, rows, weight), number=2, repeat=5)))
+    return seconds[1] < seconds[0]
 
 
 def _resolve(name: str | Path) -> tuple[Path, Path | None]:

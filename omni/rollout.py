@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig
 
-from .shared_prompt import SharedPrompts, read
+from .shared_prompt import SharedPrompts
 
 LLAMA_LIKE = ("llama", "qwen2")  # pre-norm, rotary, gated feed-forward, no norm of queries and keys
 
@@ -186,11 +186,10 @@ def draw(
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
-    # by inversion, one number a token: `multinomial` draws one for every word; row n's edges lie between n and n + 1
-    edges = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
-    edges = (edges / edges[:, -1:]).add_(torch.arange(count)[:, None]).flatten()
-    at = torch.rand(len(row), generator=generator, dtype=torch.float64) + row
-    return torch.searchsorted(edges, at, right=True) - row * words
+    # by inversion, one number a token: `multinomial` draws one for every word; row n's edges lie above 2 n
+    edges = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    at = torch.rand(len(row), generator=generator, dtype=torch.float64) * edges[row, -1] + 2 * row
+    return torch.searchsorted(edges.add_(2 * torch.arange(count)[:, None]).flatten(), at, right=True) - row * words
 
 
 class Decoder:
@@ -285,13 +284,26 @@ class Branches(Decoder):
         if self.at == self.keys[0].shape[2]:  # a little room at a time, since `keep` copies it
             room = min(max(8, self.at), self.length - self.at)
             self.keys, self.values = ([F.pad(x, (0, 0, 0, room)) for x in xs] for xs in (self.keys, self.values))
-        self.sees = torch.arange(self.keys[0].shape[2])[None, None, None] <= self.at  # (1, 1, 1, W)
+        empty = torch.arange(self.keys[0].shape[2]) > self.at  # (W,)
+        hidden = self.shared.padding[self.shared.groups]  # (N, P)
+        self.unseen = torch.cat([hidden, empty.expand(len(hidden), -1)], 1)[:, None, None]  # (N, 1, 1, P + W)
         return super().step(tokens)
 
     def read(self, query: Tensor, layer: int) -> Tensor:
         """What queries (N, H, D) read of their prompts and of what was written since."""
-        keys, values = self.keys[layer], self.values[layer]
-        return read(query[:, :, None], keys, values, self.sees, self.size**-0.5, layer, self.shared)
+        (keys, values), (of_prompt, value_of_prompt) = (self.keys[layer], self.values[layer]), self.shared.layers[layer]
+        query = query.view(len(query), self.key_heads, -1, self.size) * self.size**-0.5  # (N, K, H / K, D)
+        before = self.shared.rows(times(self.shared.grouped(query), of_prompt.transpose(-1, -2)))  # (N, K, H / K, P)
+        scores = torch.cat([before, query @ keys.transpose(-1, -2)], -1).float()
+        weights = scores.masked_fill_(self.unseen, -torch.inf).softmax(-1).to(query.dtype)
+        here, own = weights.split([of_prompt.shape[2], keys.shape[2]], -1)
+        return self.shared.rows(times(self.shared.grouped(here), value_of_prompt)) + own @ values
+
+
+def times(rows: Tensor, shared: Tensor) -> Tensor:
+    """Products of all rows (U, G, K, r, X) of a prompt with what they share, (U, K, X, Y): (U, G, K, r, Y)."""
+    rows = rows.transpose(1, 2)  # (U, K, G, r, X)
+    return (rows.flatten(2, 3) @ shared).unflatten(2, rows.shape[2:4]).transpose(1, 2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
