@@ -8,7 +8,7 @@ log-probabilities, and training would run, silently, on prompts without a clip. 
     prompt          once a clip in sampling and once in the loss, for all G completions (rollout.py, OmniModel)
     reference       the adapter switched off, or the adapter as it was; a second decoder only where all of it learns
     vocabulary      only where a completion token is predicted, in chunks
-    completions     those of a prompt that are equal once: a policy that is sure writes the same answer many times
+    beginnings      that completions of a prompt have in common once, in sampling and in the loss (shared_prompt.py)
     groups whose completions all got the same reward   nothing: their gradient is zero
 
 The objective is TRL's; `docs/grpo.md` has its equations and what differs from R1-Omni (arXiv 2503.05379).
@@ -307,32 +307,27 @@ def score_completions(
     temperature: float = 1.0,
     entropy: bool = False,
 ) -> ScoredCompletions:
-    """Log-probabilities of completions; each prompt is run once, and so are completions of it that are equal.
-
-    A policy that is sure of its answers writes the same one many times. Running it once and reading the result many
-    times gives the same gradient, since the slopes of the copies add up.
+    """Log-probabilities of completions; each prompt is run once, and so is what its completions have in common.
 
     Args:
         ids: left-padded prompts and right-padded completions of B rows, (B, P + completion); `mask` alike.
         clips, texts: the clip and the user's turn of each row.
         completion: length of the completions.
     """
-    once, which = distinct_rows(ids.masked_fill(mask == 0, -1), clips)
     first, groups = distinct_rows(ids[:, :-completion], clips)
     features, times = collate([clips[i] for i in first.tolist()])
     asked = processor.instructions([texts[i] for i in first.tolist()])
-    out = model(
-        input_ids=ids[once],
-        attention_mask=mask[once],
+    return model(
+        input_ids=ids,
+        attention_mask=mask,
         clip_features=to_device(features, ids.device),
         clip_times=to_device(times, ids.device),
         **to_device(asked, ids.device),
-        groups=groups[once],
+        groups=groups,
         completion=completion,
         temperature=temperature,
         entropy=entropy,
     )
-    return ScoredCompletions(out.log_probs[which], out.entropy[which] if entropy else None, out.aux_loss)
 
 
 @contextmanager

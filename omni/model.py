@@ -13,7 +13,6 @@ Letters: `B` rows, `L` tokens, `N` clip tokens, `E` the language model's width; 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -32,9 +31,8 @@ from .config import OmniConfig
 from .encoders import MEL_HZ, Streams, audio_tower, hear, see, vision_tower
 from .fusion import AUX, Fused, Instruction
 from .fusion.placement import new_fusion
-from .shared_prompt import SharedPrompts, sharing
+from .shared_prompt import SharedTree, Tree, sharing
 
-SHORTER = 0.7  # of the longest completion that is run with it
 MEDIA = ("pixel_values_videos", "video_times", "input_features", "audio_seconds", "prosody", "prosody_times")
 CLIP_INPUTS = (*MEDIA, "clip_features", "clip_times", "instruction_ids", "instruction_mask")  # consumed by the prefill
 
@@ -148,47 +146,39 @@ class OmniModel(OmniPreTrainedModel):
 
     def completions(
         self, input_ids: Tensor, attention_mask: Tensor, groups: Tensor, length: int, **clips
-    ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, length, E) that predict the completions of B rows, and the auxiliary loss of U prompts.
+    ) -> tuple[Tensor, Tree, Tensor | None]:
+        """Hidden states that predict the completions of B rows, with gradients, and the auxiliary loss of U prompts.
 
-        Each distinct prompt is run once. Its keys and values are shared by the completions of its group, with
-        gradients: the sum over the group flows back into one prompt. On a processor, completions that are much shorter
-        than the longest are run apart. Equal to running every row whole, at a fraction of the tokens.
+        Each distinct prompt is run once, and so is every beginning that its completions have in common: the slopes of
+        all that share it flow back into it. Equal to running every row whole, at a fraction of the tokens.
 
         Args:
             input_ids: left-padded prompts and right-padded completions, (B, P + length).
             attention_mask: (B, P + length).
             groups: which of U prompts each row has, (B,), numbered in the order of their first rows.
             clips: `clip_features`, `clip_times` and, where the fusion wants it, the instruction of the U prompts.
+
+        Returns:
+            States (N, E) that predict the N distinct tokens of the completions, their tree, the auxiliary loss.
         """
         first = torch.stack([(groups == g).nonzero()[0, 0] for g in range(int(groups.max()) + 1)])  # (U,)
         prompt = input_ids.shape[1] - length
-        positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        mask = attention_mask[first, :prompt]
         cache = DynamicCache(config=self.config.text_config)
-        head = self(
-            input_ids[first, :prompt],
-            attention_mask[first, :prompt],
-            positions[first, :prompt],
-            cache,
-            use_cache=True,
-            **clips,
-        )
-        prompts = [(layer.keys, layer.values) for layer in cache.layers]
-        lengths = attention_mask[:, prompt:].sum(1)
-        sees = attention_mask.new_ones(length - 1, length - 1, dtype=torch.bool).tril()[None, None]
-        parts = alike(lengths) if input_ids.is_cpu else [torch.arange(len(input_ids), device=input_ids.device)]
-        states = []
-        for rows in parts:
-            end = prompt + max(1, int(lengths[rows].max()) - 1)
-            columns = slice(prompt, min(end, input_ids.shape[1] - 1))
-            ids, at = input_ids[rows, columns], positions[rows, columns]
-            shared = SharedPrompts(prompts, attention_mask[first, :prompt], groups[rows])
-            with sharing(self.language_model):
-                rest = self(ids, sees[:, :, : ids.shape[1], : ids.shape[1]], at, use_cache=False, shared=shared)
-            rest = rest.last_hidden_state
-            states.append(F.pad(rest, (0, 0, 0, length - 1 - rest.shape[1])))
-        following = torch.cat(states)[torch.cat(parts).argsort()]  # (B, length - 1, E)
-        return torch.cat([head.last_hidden_state[groups, -1:], following], 1), head.aux_loss
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        head = self(input_ids[first, :prompt], mask, positions, cache, use_cache=True, **clips)
+        tree = Tree(input_ids[:, prompt:], attention_mask[:, prompt:], groups)
+        shared = SharedTree(tree, [(layer.keys, layer.values) for layer in cache.layers], mask)
+        with sharing(self.language_model):
+            rest = self(
+                tree.token[None, tree.run],
+                mask.new_ones(1, 1, 1, 1, dtype=torch.bool),  # or else one of all nodes by all is made
+                (mask.sum(1)[tree.group] + tree.depth)[None, tree.run],
+                use_cache=False,
+                shared=shared,
+            )
+        states = torch.cat([head.last_hidden_state[:, -1], rest.last_hidden_state[0]])  # (U + M, E)
+        return states[tree.after], tree, head.aux_loss
 
     def forward(
         self,
@@ -239,25 +229,6 @@ class OmniModel(OmniPreTrainedModel):
             attentions=out.attentions,
             aux_loss=aux if isinstance(aux, Tensor) else None,
         )
-
-
-def alike(lengths: Tensor) -> list[Tensor]:
-    """Rows (B,) in parts, the longest part first; each row is at least `SHORTER` as long as the longest of its part.
-
-    Within a part rows keep their order, so that whole groups stay together and need no sorting (`SharedPrompts.full`).
-
-    >>> alike(torch.tensor([10, 60, 50, 9]))
-    [tensor([1, 2]), tensor([0, 3])]
-    >>> alike(torch.tensor([50, 60]))
-    [tensor([0, 1])]
-    """
-    order = lengths.argsort(descending=True)
-    parts: list[list[int]] = []
-    for row in order.tolist():
-        if not parts or lengths[row] < SHORTER * lengths[parts[-1][0]]:
-            parts.append([])
-        parts[-1].append(row)
-    return [torch.tensor(sorted(part), device=lengths.device) for part in parts]
 
 
 class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
@@ -313,10 +284,11 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
                 raise ValueError("Completions are scored by their ids: give input_ids and attention_mask with groups.")
             clips: dict = {"clip_features": clip_features, "clip_times": clip_times}
             clips |= {"instruction_ids": instruction_ids, "instruction_mask": instruction_mask}
-            hidden, aux = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
-            ids, mask = input_ids[:, -completion:], attention_mask[:, -completion:].bool()
-            scored = score_tokens(hidden, self.lm_head, ids, mask, temperature, entropy=entropy)
-            return ScoredCompletions(scored.log_probs, scored.entropy, aux)
+            hidden, tree, aux = self.model.completions(input_ids, attention_mask, groups, completion, **clips)
+            scores, spreads = score_tokens(hidden, self.lm_head, tree.token, temperature, entropy=entropy)
+            mask = attention_mask[:, -completion:]
+            spread = None if spreads is None else spreads[tree.node] * mask
+            return ScoredCompletions(scores[tree.node] * mask, spread, aux)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -393,21 +365,19 @@ def score_tokens(
     hidden: Tensor,
     head: nn.Module,
     ids: Tensor,
-    mask: Tensor,
     temperature: float = 1.0,
     chunk: int = 256,
     entropy: bool = True,
-) -> ScoredCompletions:
-    """Score tokens without ever holding the logits of all of them.
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities (N,) of tokens, and entropies (N,), without ever holding the logits of all of them.
 
     A frozen head is run once: the slope of each log-probability in its own state is taken on the way forward, when the
     logits of a chunk are there, and is all that the backward pass needs. A head that learns is run again there.
 
     Args:
-        hidden: states that predict the tokens, (B, C, E).
+        hidden: states that predict the tokens, (N, E).
         head: the output head.
-        ids: the tokens, (B, C).
-        mask: which of them count, (B, C).
+        ids: the tokens, (N,).
         temperature: logits are divided by it.
         chunk: tokens at once; much more, and memory is asked of the system anew for each.
         entropy: give entropies too, without gradient.
@@ -430,12 +400,10 @@ def score_tokens(
         scores = logs.gather(-1, tokens[:, None])[:, 0]
         return scores, -(logs.detach().exp() * logs.detach()).sum(-1) if entropy else None
 
-    parts = zip(hidden[mask].split(chunk), ids[mask].split(chunk), strict=True)
+    parts = zip(hidden.split(chunk), ids.split(chunk), strict=True)
     found = [checkpoint(again, *part, use_reentrant=False) if learns else once(*part) for part in parts]
     scores, spreads = zip(*found, strict=True)
-    empty = hidden.new_zeros(mask.shape, dtype=torch.float32)
-    entropies = empty.masked_scatter(mask, torch.cat(spreads)) if entropy else None
-    return ScoredCompletions(empty.masked_scatter(mask, torch.cat(scores)), entropies)
+    return torch.cat(scores), torch.cat(spreads) if entropy else None
 
 
 @torch.no_grad()

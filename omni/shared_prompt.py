@@ -1,37 +1,42 @@
-"""Attention of many completions to few prompts, without a copy of a prompt's keys and values for each completion.
+"""Completions that share: a prompt's keys and values are not copied, and what completions have in common is run once.
 
 A group of completions continues one prompt. Their queries look at two stretches of keys, and one softmax is over both:
 
     s = [ Q K_pᵀ , Q K_oᵀ + causal ] / √D      K_p of the prompt, once for the group; K_o the completion's own
     o = softmax(s) [ V_p ; V_o ]
 
-so that the G completions of a prompt are one product with its keys. It is exact; on the way back the sums over the
-group are those of the products. The idea of a cascade over a shared prefix is Hydragen's (arXiv 2402.05099).
+so that the G completions of a prompt are one product with its keys. The idea of a cascade over a shared prefix is
+Hydragen's (arXiv 2402.05099). Completions that begin alike are a tree: its nodes are their distinct beginnings, each
+run by the layers once, and laid out row by row for attention alone. All of it is exact, the way back included: there,
+the slopes of copies add up.
 
-Letters: `U` prompts of `P` tokens, `B` completions, at most `G` of them to a prompt, each with keys of `S` tokens and
-queries of the last `T` of these; `H` heads that share `K` pairs of keys and values, `r` = H / K; `D` a head's width.
+Letters: `U` prompts of `P` tokens; `B` completions of up to `C` tokens; `N` nodes, of which `M` are followed by
+something; `G` longest branches of a prompt at most, `T` their tokens; `H` heads that share `K` pairs of keys and
+values, `r` = H / K; `D` a head's width.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 NAME = "omni_shared_prompt"
+Layers = Sequence[tuple[Tensor, Tensor]]
 
 
 class SharedPrompts:
-    """Keys and values of U prompts, and which of them each of B completions goes on from.
+    """Keys and values of U prompts, and which of them each of B rows goes on from.
 
     Args:
         layers: keys and values (U, K, P, D) of every layer.
         mask: 1 for the tokens of a prompt, 0 for its padding, (U, P).
-        groups: which prompt each completion has, (B,).
+        groups: which prompt each row has, (B,).
     """
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], mask: Tensor, groups: Tensor):
+    def __init__(self, layers: Layers, mask: Tensor, groups: Tensor):
         self.layers, self.padding, self.groups = layers, ~mask.bool(), groups
         number, rows = len(mask), len(groups)
         sizes = torch.bincount(groups, minlength=number)
@@ -54,9 +59,102 @@ class SharedPrompts:
         return x if self.full else x[self.place]
 
 
+class Tree:
+    """The distinct beginnings of some completions. A node is a prompt with some tokens after it.
+
+    Args:
+        ids, mask: right-padded completions, (B, C); one that is masked whole keeps a token all the same.
+        groups: which of U prompts each continues, (B,), all of them in use.
+
+    Attributes:
+        node: of every token of the completions, (B, C); 0 for padding.
+        token: the last one of each node, (N,).
+        depth: number of its tokens but one, (N,).
+        group: its prompt, (N,).
+        run: the nodes that are followed by something, (M,); one of them at least.
+        after: what each node follows, (N,): one of the U prompts, or U + the place in `run`.
+        branches: nodes along each of the longest branches, as places in `run`, (U, G, T); 0 where there is none.
+        slot: a place among the U · G · T of each node that is run, (M,).
+
+    >>> tree = Tree(torch.tensor([[5, 6, 9], [5, 7, 9], [5, 6, 9]]), torch.ones(3, 3), torch.tensor([0, 0, 0]))
+    >>> tree.node.tolist(), tree.token.tolist(), tree.run.tolist()
+    ([[0, 1, 2], [0, 3, 4], [0, 1, 2]], [5, 6, 9, 7, 9], [0, 1, 3])
+    >>> tree.after.tolist(), tree.branches.tolist()
+    ([0, 1, 2, 1, 3], [[[0, 1], [0, 2]]])
+    """
+
+    def __init__(self, ids: Tensor, mask: Tensor, groups: Tensor):
+        prompts, device = int(groups.max()) + 1, ids.device
+        numbers: dict[tuple[int, int], int] = {}  # (what it follows, its token): the node; a prompt is -1, -2, …
+        depth, group_of = [], []
+        node = torch.zeros(ids.shape, dtype=torch.long)
+        for row, length, group, own in zip(ids.tolist(), mask.sum(1).tolist(), groups.tolist(), node, strict=True):
+            at, path = -1 - group, []
+            for place, token in enumerate(row[: max(1, int(length))]):
+                if (at, token) not in numbers:
+                    numbers[at, token] = len(numbers)
+                    depth.append(place)
+                    group_of.append(group)
+                at = numbers[at, token]
+                path.append(at)
+            own[: len(path)] = torch.tensor(path)
+        before, tokens = zip(*numbers, strict=True)
+        run = sorted({at for at in before if at >= 0}) or [0]
+        place_of = {at: place for place, at in enumerate(run)}
+        branches: list[list[list[int]]] = [[] for _ in range(prompts)]
+        for at in set(run) - {before[at] for at in run}:  # those that end a branch
+            branch, group = [], group_of[at]
+            while at >= 0:
+                branch.append(place_of[at])
+                at = before[at]
+            branches[group].append(branch[::-1])
+        self.branches, there = _padded(branches)
+        self.slot = torch.zeros(len(run), dtype=torch.long)
+        self.slot[self.branches[there]] = torch.arange(there.numel()).view(there.shape)[there]
+        after = [prompts + place_of[at] if at >= 0 else -1 - at for at in before]
+        self.node, self.branches, self.slot = node.to(device), self.branches.to(device), self.slot.to(device)
+        self.token, self.run, self.after, self.group, self.depth = (
+            torch.tensor(x, device=device) for x in (tokens, run, after, group_of, depth)
+        )
+
+
+def _padded(groups: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor]:
+    """Lists of lists of different lengths as one tensor, zeros after them, and where they are."""
+    most, longest = max(map(len, groups)), max(len(row) for rows in groups for row in rows)
+    rows = [[*row, *[-1] * (longest - len(row))] for rows in groups for row in [*rows, *[[]] * (most - len(rows))]]
+    filled = torch.tensor(rows).view(len(groups), most, longest)
+    return filled.clamp(min=0), filled >= 0
+
+
+class SharedTree:
+    """What the layers need to run the nodes of a tree: where each stands, and what of prompts and branches it sees.
+
+    Args:
+        tree: completions of U prompts.
+        layers: keys and values (U, K, P, D) of the prompts in every layer.
+        mask: 1 for the tokens of a prompt, 0 for its padding, (U, P).
+    """
+
+    def __init__(self, tree: Tree, layers: Layers, mask: Tensor):
+        self.tree, self.layers = tree, layers
+        steps = tree.branches.shape[2]
+        later = mask.new_ones(steps, steps, dtype=torch.bool).triu(1)  # (T, T)
+        unseen = torch.cat([~mask.bool()[:, None].expand(-1, steps, -1), later.expand(len(mask), -1, -1)], 2)
+        self.unseen = unseen[:, None, None, None]  # (U, 1, 1, 1, T, P + T)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Of the nodes that are run, (1, X, M, D), laid out along the branches: (U, G, T, X, D)."""
+        nodes = x[0].transpose(0, 1)  # (M, X, D)
+        return F.embedding(self.tree.branches, nodes.flatten(1)).unflatten(3, nodes.shape[1:])
+
+    def nodes(self, x: Tensor) -> Tensor:
+        """(U, G, T, X) back to the nodes that are run, (1, M, X)."""
+        return x.flatten(0, 2).index_select(0, self.tree.slot)[None]
+
+
 @contextmanager
 def sharing(language_model: nn.Module) -> Iterator[None]:
-    """The attention of this language model is `attend`, for calls with `shared=SharedPrompts(…)`."""
+    """The attention of this language model is `attend`, for calls with `shared=SharedTree(…)`."""
     config = language_model.config
     usual, config._attn_implementation = config._attn_implementation, NAME
     try:
@@ -72,38 +170,31 @@ def attend(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float,
-    shared: SharedPrompts,
+    shared: SharedTree,
     **_,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: `read`, and no map."""
-    return read(query, key, value, attention_mask, scaling, module.layer_idx, shared), None
-
-
-def read(
-    query: Tensor, key: Tensor, value: Tensor, sees: Tensor, scaling: float, layer: int, shared: SharedPrompts
-) -> Tensor:
-    """What completions read of their prompts and of themselves in one layer: (B, T, H, D).
+    """What transformers calls in every layer; the mask it hands on is not used, since the tree has its own.
 
     Args:
-        query: (B, H, T, D).
-        key, value: (B, K, S, D), of the completions alone.
-        sees: what completions see of themselves, bool (1, 1, T, S).
+        query: (1, H, M, D).
+        key, value: (1, K, M, D).
+
+    Returns:
+        (1, M, H, D), and no map.
     """
-    pairs, steps = key.shape[1], query.shape[2]
-    size = shared.shape[1]
-    keys, values = shared.layers[layer]  # (U, K, P, D)
-    q = shared.grouped(query).unflatten(2, (pairs, -1)).transpose(1, 2)  # (U, K, G, r, T, D)
-    k, v = (shared.grouped(x).transpose(1, 2) for x in (key, value))  # (U, K, G, S, D)
+    keys, values = shared.layers[module.layer_idx]  # (U, K, P, D)
+    k, v = (shared.rows(x).permute(0, 3, 1, 2, 4) for x in (key, value))  # (U, K, G, T, D)
+    q = shared.rows(query * scaling).unflatten(3, (k.shape[1], -1)).permute(0, 3, 1, 4, 2, 5)  # (U, K, G, r, T, D)
+    size = q.shape[2:5]
     q = q.flatten(3, 4)  # (U, K, G, r·T, D)
-    before = (q.flatten(2, 3) @ keys.transpose(-1, -2)).unflatten(2, (size, -1))  # (U, K, G, r·T, P)
-    before = before.masked_fill(shared.padding[:, None, None, None], torch.finfo(before.dtype).min)
-    own = (q @ k.transpose(-1, -2)).unflatten(3, (-1, steps))  # (U, K, G, r, T, S)
-    own = own.masked_fill(~sees[:, :, None, None], torch.finfo(own.dtype).min)
-    weights = (torch.cat([before, own.flatten(3, 4)], -1) * scaling).softmax(-1, dtype=torch.float32).to(query.dtype)
+    before = (q.flatten(2, 3) @ keys.transpose(-1, -2)).unflatten(2, q.shape[2:4])  # (U, K, G, r·T, P)
+    scores = torch.cat([before, q @ k.transpose(-1, -2)], -1)  # (U, K, G, r·T, P + T)
+    scores.unflatten(3, size[1:]).masked_fill_(shared.unseen, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     of_prompt, of_own = weights.split([keys.shape[2], k.shape[3]], -1)
-    seen = (of_prompt.flatten(2, 3) @ values).unflatten(2, (size, -1)) + of_own @ v  # (U, K, G, r·T, D)
-    seen = seen.unflatten(3, (-1, steps)).permute(0, 2, 4, 1, 3, 5)  # (U, G, T, K, r, D)
-    return shared.rows(seen.flatten(3, 4))
+    read = (of_prompt.flatten(2, 3) @ values).unflatten(2, q.shape[2:4]) + of_own @ v  # (U, K, G, r·T, D)
+    read = read.unflatten(3, size[1:]).permute(0, 2, 4, 1, 3, 5)  # (U, G, T, K, r, D)
+    return shared.nodes(read.flatten(3)).unflatten(2, (-1, q.shape[-1])), None
 
 
 AttentionInterface.register(NAME, attend)

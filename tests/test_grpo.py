@@ -34,7 +34,7 @@ from omni.grpo import (
 )
 from omni.loading import load
 from omni.manifest import Example, write_manifest
-from omni.model import alike, score_tokens
+from omni.model import score_tokens
 from omni.tiny import tiny
 from tests.clips import make_clip
 
@@ -117,12 +117,11 @@ def gradients(trainer: OmniGRPOTrainer, loss: torch.Tensor) -> dict[str, torch.T
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("lengths", [None, (8, 1, 12, 2, 7, 5, 3, 1)])
+@pytest.mark.parametrize("lengths", [None, (8, 1, 12, 2, 7, 5, 3, 1), (1,) * 8])
 def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(tmp_path, lengths):
     trainer = make_trainer(tmp_path)
     inputs = one_batch(trainer)
-    if lengths:  # short ones are run apart from long ones
-        assert len(lengths) == len(inputs["completion_mask"]) and len(alike(torch.tensor(lengths))) == 6
+    if lengths:
         steps = torch.arange(inputs["completion_mask"].shape[1])
         inputs["completion_mask"] = (steps < torch.tensor(lengths)[:, None]).long()
     weights = torch.randn(inputs["completion_mask"].shape) * inputs["completion_mask"]
@@ -131,6 +130,35 @@ def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(t
     expected = gradients(trainer, (plain_log_probs(trainer, inputs) * weights).sum())
     actual = gradients(trainer, (ours(trainer, inputs) * weights).sum())
     assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert (value - actual[name]).norm() <= 1e-5 * value.norm() + 1e-9, name
+
+
+def test_what_completions_have_in_common_is_run_once_and_counts_for_each(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    inputs = one_batch(trainer)
+    inputs["completion_ids"][1] = inputs["completion_ids"][0]
+    inputs["completion_mask"][1] = inputs["completion_mask"][0]
+    inputs["completion_ids"][2, :4] = inputs["completion_ids"][0, :4]
+    inputs["completion_mask"][2, :4] = 1
+    distinct = {
+        (clip.sha256, *row[: place + 1])
+        for clip, row, kept in zip(
+            inputs["clips"], inputs["completion_ids"].tolist(), inputs["completion_mask"].tolist(), strict=True
+        )
+        for place in range(sum(kept))
+    }
+    scored, score = [], score_tokens
+
+    def counted(hidden, *rest, **how):
+        scored.append(len(hidden))
+        return score(hidden, *rest, **how)
+
+    monkeypatch.setattr("omni.model.score_tokens", counted)
+    weights = torch.randn(inputs["completion_mask"].shape) * inputs["completion_mask"]
+    actual = gradients(trainer, (ours(trainer, inputs) * weights).sum())
+    assert scored[0] == len(distinct) < int(inputs["completion_mask"].sum()) - 4
+    expected = gradients(trainer, (plain_log_probs(trainer, inputs) * weights).sum())
     for name, value in expected.items():
         assert (value - actual[name]).norm() <= 1e-5 * value.norm() + 1e-9, name
 
@@ -336,18 +364,18 @@ def test_groups_are_told_by_prompt_and_clip():
 @pytest.mark.parametrize("learns", [True, False])
 def test_chunks_change_nothing(learns):
     torch.manual_seed(0)
-    hidden, head = torch.randn(3, 5, 8, requires_grad=True), torch.nn.Linear(8, 11, bias=False)
-    ids, mask = torch.randint(11, (3, 5)), torch.rand(3, 5) > 0.3
-    weights, wanted = torch.randn(3, 5), [hidden, head.weight] if learns else [hidden]
-    expected = (head(hidden) / 0.7).log_softmax(-1).gather(-1, ids[..., None])[..., 0] * mask
+    hidden, head = torch.randn(15, 8, requires_grad=True), torch.nn.Linear(8, 11, bias=False)
+    ids = torch.randint(11, (15,))
+    weights, wanted = torch.randn(15), [hidden, head.weight] if learns else [hidden]
+    expected = (head(hidden) / 0.7).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     slopes = torch.autograd.grad((weights * expected).sum(), wanted)
-    entropy = torch.distributions.Categorical(logits=head(hidden) / 0.7).entropy() * mask
+    entropy = torch.distributions.Categorical(logits=head(hidden) / 0.7).entropy()
     head.requires_grad_(learns)
-    scored = score_tokens(hidden, head, ids, mask, temperature=0.7, chunk=2)
-    assert torch.allclose(scored.log_probs, expected, atol=1e-6)
-    assert torch.allclose(scored.entropy, entropy, atol=1e-5)
-    assert score_tokens(hidden, head, ids, mask, entropy=False).entropy is None
-    for slope, ours in zip(slopes, torch.autograd.grad((weights * scored.log_probs).sum(), wanted), strict=True):
+    scores, spreads = score_tokens(hidden, head, ids, temperature=0.7, chunk=2)
+    assert torch.allclose(scores, expected, atol=1e-6)
+    assert torch.allclose(spreads, entropy, atol=1e-5)
+    assert score_tokens(hidden, head, ids, entropy=False)[1] is None
+    for slope, ours in zip(slopes, torch.autograd.grad((weights * scores).sum(), wanted), strict=True):
         assert torch.allclose(slope, ours, atol=1e-6)
 
 

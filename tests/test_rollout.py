@@ -9,12 +9,17 @@ from omni.config import OmniConfig
 from omni.features import encode_clip
 from omni.generate import build_inputs
 from omni.model import OmniForConditionalGeneration
-from omni.rollout import Sampling, can_roll_out, draw, roll_out
+from omni.rollout import Branches, Sampling, can_roll_out, draw, roll_out
 from omni.tiny import tiny
 from tests.clips import CLIPS
 
 PROMPTS = ["What is it?", "Which emotion does the person in this clip express?"]
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)")
+
+
+def one_prompt(model, processor):
+    clip = encode_clip(model, processor, CLIPS[0])
+    return build_inputs(model, processor, [clip], PROMPTS[:1])
 
 
 def prompts_of(model, processor):
@@ -101,6 +106,41 @@ def test_sampling_follows_the_probabilities_and_the_seed():
 def test_what_is_never_drawn(how, possible):
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(2000, 4)  # 3 % 9 % 24 % 64 %
     assert set(draw(logits, Sampling(1, (), **how), torch.Generator().manual_seed(0)).tolist()) == possible
+
+
+def test_completions_that_agree_so_far_are_one_row(monkeypatch):
+    model, processor = tiny()
+    inputs, rows = prompts_of(model, processor), []
+    step = Branches.step
+    monkeypatch.setattr(Branches, "step", lambda self, tokens: rows.append(len(tokens)) or step(self, tokens))
+    roll_out(model, inputs, [0] * 8 + [1] * 8, Sampling(6, (), temperature=0))
+    assert rows == [2] * 5
+    rows.clear()
+    written = roll_out(model, inputs, [0] * 8 + [1] * 8, Sampling(6, ()), torch.Generator().manual_seed(0))
+    prompt = [0] * 8 + [1] * 8
+    assert rows == [len({(i, *ids[: n + 1]) for i, ids in zip(prompt, written, strict=True)}) for n in range(5)]
+
+
+def test_rows_that_part_follow_the_probabilities_of_the_model():
+    model, processor = tiny()
+    inputs = one_prompt(model, processor)
+    never = tuple(
+        range(12, model.config.text_config.vocab_size)
+    )  # few words, so that a sample can be held against them
+    how = Sampling(2, (), temperature=0.3, never=never)
+    drawn = roll_out(model, inputs, [0] * 6000, how, torch.Generator().manual_seed(0))
+    shares = torch.zeros(12, 12)
+    for first, second in drawn:
+        shares[first, second] += 1 / len(drawn)
+    expected = torch.zeros(12, 12)
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        start = (model(**inputs).logits[0, -1, :12] / 0.3).softmax(-1)
+        for word in range(12):
+            longer = {**inputs, "input_ids": torch.cat([ids, torch.tensor([[word]])], 1)}
+            longer["attention_mask"] = torch.ones_like(longer["input_ids"])
+            expected[word] = start[word] * (model(**longer).logits[0, -1, :12] / 0.3).softmax(-1)
+    assert float((shares - expected).abs().max()) < 0.02 and float((expected - expected.mean()).abs().max()) > 0.02
 
 
 def test_what_it_cannot_do_is_known():

@@ -1,11 +1,11 @@
-"""Attention over shared prompts is attention over whole rows."""
+"""Attention along the branches of a tree over shared prompts is attention over whole rows."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from omni.shared_prompt import SharedPrompts, attend
+from omni.shared_prompt import SharedPrompts, SharedTree, Tree, attend
 
 U, P, T, H, K, D = 3, 5, 4, 6, 2, 8
 
@@ -20,22 +20,41 @@ def whole(query, key, value, prompts, mask, groups, scaling):
     return read.transpose(1, 2)
 
 
-@pytest.mark.parametrize("groups", [[0, 0, 1, 1, 2, 2], [2, 0, 2, 1, 2], [1, 1], [0]])
-def test_completions_read_what_whole_rows_read(groups):
+@pytest.mark.parametrize("words", [100, 2, 1])  # hardly anything in common, much, all
+@pytest.mark.parametrize("groups", [[0, 0, 1, 1, 2, 2], [0, 1, 0, 2, 1], [0, 1, 2]])
+def test_nodes_read_what_whole_rows_read(groups, words):
     torch.manual_seed(0)
     groups = torch.tensor(groups)
-    query, key, value = (torch.randn(len(groups), n, T, D, dtype=torch.float64) for n in (H, K, K))
+    ids = torch.randint(words, (len(groups), T + 1))  # what comes last is not run
+    tree = Tree(ids, torch.ones_like(ids), groups)
+    count = len(tree.run)
+    query, key, value = (torch.randn(1, n, count, D, dtype=torch.float64, requires_grad=True) for n in (H, K, K))
     prompts = tuple(torch.randn(U, K, P, D, dtype=torch.float64, requires_grad=True) for _ in range(2))
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
-    shared = SharedPrompts([prompts], mask, groups)
-    module = SimpleNamespace(layer_idx=0)
-    sees = torch.ones(1, 1, T, T, dtype=torch.bool).tril()
-    ours, _ = attend(module, query, key, value, sees, D**-0.5, shared)
-    expected = whole(query, key, value, prompts, mask, groups, D**-0.5)
-    assert torch.allclose(ours, expected, atol=1e-6)  # softmax is in float32
-    weights = torch.randn_like(expected)
-    slopes = [torch.autograd.grad((read * weights).sum(), prompts) for read in (ours, expected)]
+    shared = SharedTree(tree, [prompts], mask)
+    ours, _ = attend(SimpleNamespace(layer_idx=0), query, key, value, mask, D**-0.5, shared)
+    at = (tree.run == tree.node[:, :T, None]).int().argmax(-1)  # (B, T) places among those that are run
+    rows = [x[0][:, at].transpose(0, 1) for x in (query, key, value)]  # (B, heads, T, D)
+    expected = whole(*rows, prompts, mask, groups, D**-0.5)
+    assert torch.allclose(ours[0][at], expected, atol=1e-6)  # softmax is in float32
+    weights, leaves = torch.randn_like(expected), (query, key, value, *prompts)
+    slopes = [torch.autograd.grad((read * weights).sum(), leaves) for read in (ours[0][at], expected)]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*slopes, strict=True))
+
+
+def test_a_tree_has_every_beginning_once_and_runs_what_is_followed():
+    ids = torch.tensor([[5, 6, 9, 0], [5, 6, 7, 9], [5, 6, 9, 0], [5, 6, 9, 0], [8, 0, 0, 0]])
+    tree = Tree(
+        ids,
+        torch.tensor([[1, 1, 1, 0], [1] * 4, [1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0]]),
+        torch.tensor([0, 0, 0, 1, 2]),
+    )
+    assert tree.token.tolist() == [5, 6, 9, 7, 9, 5, 6, 9, 8]
+    assert tree.node.tolist() == [[0, 1, 2, 0], [0, 1, 3, 4], [0, 1, 2, 0], [5, 6, 7, 0], [8, 0, 0, 0]]
+    assert tree.run.tolist() == [0, 1, 3, 5, 6] and tree.depth.tolist() == [0, 1, 2, 2, 3, 0, 1, 2, 0]
+    assert tree.after.tolist() == [0, 3, 4, 4, 5, 1, 6, 7, 2]  # prompts 0, 1, 2, then places in `run`
+    assert tree.branches.tolist() == [[[0, 1, 2]], [[3, 4, 0]], [[0, 0, 0]]]
+    assert tree.branches.flatten()[tree.slot].tolist() == list(range(5))
 
 
 def test_rows_come_back_in_their_order_and_missing_ones_are_zero():
