@@ -169,10 +169,9 @@ class OmniGRPOTrainer(GRPOTrainer):
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
-            plain = self.args.min_p is None and self.args.repetition_penalty == 1.0
             training = model.training
             model.eval()
-            if can_roll_out(model) and plain:
+            if can_roll_out(model) and self.args.repetition_penalty == 1.0:
                 rows = roll_out(model, prompts, copies, self._sampling())
             else:
                 rows = generate_shared(model, prompts, copies, self.generation_config)
@@ -204,6 +203,7 @@ class OmniGRPOTrainer(GRPOTrainer):
             self.args.temperature,
             self.args.top_k or 0,
             self.args.top_p,
+            self.args.min_p or 0.0,
             never=tuple(self.accelerator.unwrap_model(self.model).config.placeholders.values()),
         )
 

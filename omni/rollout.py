@@ -15,6 +15,7 @@ Letters: `U` prompts, `B` completions, `N` rows, `P` prompt tokens, `S` sampled 
 heads, `D` head size, `E` the decoder's width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class Sampling:
         temperature: 0 takes the most probable token.
         top_k: draw from the most probable so many tokens; 0 from all.
         top_p: draw from the smallest set of tokens with this probability; 1 from all.
+        min_p: draw from tokens with this share of the most probable one's probability (arXiv 2407.01082); 0 from all.
         never: token ids that are not drawn, such as the clip placeholder.
     """
 
@@ -47,6 +49,7 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     never: tuple[int, ...] = ()
 
 
@@ -186,6 +189,9 @@ def draw(
         ordered, order = logits.softmax(-1).sort(-1, descending=True)
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    if sampling.min_p:
+        least = logits.amax(-1, keepdim=True) + math.log(sampling.min_p)
+        logits = logits.masked_fill(logits < least, -torch.inf)
     # by inversion, one number a token: `multinomial` draws one for every word; row n's edges lie above 2 n
     edges = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     at = torch.rand(len(row), generator=generator, dtype=torch.float64) * edges[row, -1] + 2 * row

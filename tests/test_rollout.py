@@ -101,7 +101,13 @@ def test_sampling_follows_the_probabilities_and_the_seed():
 
 @pytest.mark.parametrize(
     ("how", "possible"),
-    [({"top_k": 2}, {2, 3}), ({"top_p": 0.5}, {3}), ({"top_p": 0.8}, {2, 3}), ({"never": (3, 2)}, {0, 1})],
+    [
+        ({"top_k": 2}, {2, 3}),
+        ({"top_p": 0.5}, {3}),
+        ({"top_p": 0.8}, {2, 3}),
+        ({"min_p": 0.3}, {2, 3}),
+        ({"never": (3, 2)}, {0, 1}),
+    ],
 )
 def test_what_is_never_drawn(how, possible):
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(2000, 4)  # 3 % 9 % 24 % 64 %
