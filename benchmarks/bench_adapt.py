@@ -117,7 +117,7 @@ def in_context(model, processor, shown: Task, asked: Task) -> list[str]:
     words = backbone.get_input_embeddings()(ids)
     embeds = backbone.merge(ids, words, Fused({"clip": tokens.flatten(0, 1)[None]}))
     cache = DynamicCache(config=model.config.get_text_config())
-    backbone.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+    backbone.language_model(inputs_embeds=embeds, cache=cache, use_cache=True)
     first, found = first_tokens(processor.tokenizer, asked.space), []
     for i in range(0, len(asked.clips), BATCH):
         clips = asked.clips[i : i + BATCH]
@@ -126,7 +126,7 @@ def in_context(model, processor, shown: Task, asked: Task) -> list[str]:
         past.batch_repeat_interleave(len(clips))
         before = torch.ones(len(clips), ids.shape[1], dtype=torch.long)
         inputs["attention_mask"] = torch.cat([before, inputs["attention_mask"]], 1)
-        logits = model(**inputs, past_key_values=past, use_cache=True, logits_to_keep=1).logits[:, 0]
+        logits = model(**inputs, cache=past, use_cache=True, logits_to_keep=1).logits[:, 0]
         found += [asked.space.labels[j] for j in logits[:, first].argmax(1).tolist()]
     return found
 

@@ -113,7 +113,7 @@ def advance(model, inputs: dict, clip: str, past: Past | None = None) -> Ran:
         input_ids=inputs["input_ids"][:, known:],
         attention_mask=inputs["attention_mask"],
         position_ids=torch.arange(known, len(ids), device=inputs["input_ids"].device)[None],
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         **media,
     )
@@ -259,7 +259,7 @@ class _Plain:
         end = self.at + 1
         cache = cache_of(list(zip(self.keys, self.values, strict=True)), self.at)
         where = {"attention_mask": self.seen[:, :end].long(), "position_ids": self.place[:, None]}
-        out = self.model.model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True, **where)
+        out = self.model.model(input_ids=tokens[:, None], cache=cache, use_cache=True, **where)
         for layer, keys, values in zip(cache.layers, self.keys, self.values, strict=True):
             keys[:, :, self.at], values[:, :, self.at] = layer.keys[:, :, -1], layer.values[:, :, -1]
         self.at, self.place = end, self.place + 1

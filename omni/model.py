@@ -51,7 +51,6 @@ class OmniPreTrainedModel(PreTrainedModel):
         "WhisperDecoderLayer",
         "FaceTower",
     )
-    _skip_keys_device_placement = ("past_key_values",)
     _supports_sdpa = True
     _supports_flash_attn = False  # it knows no mask as that of the labels in `generate.score_labels`
     _supports_attention_backend = True
@@ -185,7 +184,7 @@ class OmniModel(OmniPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
+        cache=None,
         inputs_embeds: Tensor | None = None,
         clip_features: dict[str, Tensor] | None = None,
         clip_times: dict[str, Tensor] | None = None,
@@ -219,12 +218,12 @@ class OmniModel(OmniPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
         return OmniOutput(
             last_hidden_state=out.last_hidden_state,
-            past_key_values=out.past_key_values,
+            cache=out.cache,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
             aux_loss=aux if isinstance(aux, Tensor) else None,
@@ -252,7 +251,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
+        cache=None,
         inputs_embeds: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
         video_times: Tensor | None = None,
@@ -293,7 +292,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             pixel_values_videos=pixel_values_videos,
             video_times=video_times,
@@ -321,7 +320,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
         return OmniCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=out.past_key_values,
+            cache=out.cache,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
             aux_loss=out.aux_loss,

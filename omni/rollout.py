@@ -78,7 +78,7 @@ def prefill(model, prompts: dict) -> Prefilled:
     model, mask = unwrapped(model), prompts["attention_mask"]
     cache = DynamicCache(config=model.config.get_text_config())
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    out = model.model(**prompts, position_ids=positions, past_key_values=cache, use_cache=True)
+    out = model.model(**prompts, position_ids=positions, cache=cache, use_cache=True)
     return Prefilled(cache, out.last_hidden_state[:, -1], mask)
 
 
@@ -138,7 +138,7 @@ def generate_shared(model, prompts: dict, copies: Sequence[int], config: Generat
         input_ids=prompts["input_ids"][:, :-1],  # generate runs the last token itself
         attention_mask=mask[:, :-1],
         position_ids=positions[:, :-1],
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         **head,
     )
@@ -146,7 +146,7 @@ def generate_shared(model, prompts: dict, copies: Sequence[int], config: Generat
     out = model.generate(
         input_ids=prompts["input_ids"][rows],
         attention_mask=mask[rows],
-        past_key_values=cache,
+        cache=cache,
         generation_config=config,
     )
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]

@@ -53,7 +53,7 @@ def test_a_prompt_cut_at_the_cache_gives_what_the_whole_gives(parts):
         whole = model(input_ids=ids, attention_mask=mask, **inputs).logits
         cut = ids.shape[1] - 7
         first = model(input_ids=ids[:, :cut], attention_mask=mask[:, :cut], use_cache=True, **inputs)
-        rest = model(input_ids=ids[:, cut:], attention_mask=mask, past_key_values=first.past_key_values)
+        rest = model(input_ids=ids[:, cut:], attention_mask=mask, cache=first.cache)
     torch.testing.assert_close(rest.logits, whole[:, cut:], atol=1e-5, rtol=0)
 
 

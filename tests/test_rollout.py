@@ -3,13 +3,13 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen2Config
+from transformers import GenerationConfig, Qwen2Config
 
 from omni.config import OmniConfig
 from omni.features import encode_clip
 from omni.generate import build_inputs
 from omni.model import OmniForConditionalGeneration
-from omni.rollout import Branches, Sampling, can_roll_out, draw, roll_out
+from omni.rollout import Branches, Sampling, can_roll_out, draw, generate_shared, roll_out
 from omni.tiny import tiny
 from tests.clips import CLIPS
 
@@ -62,6 +62,18 @@ def test_lora_is_merged_and_can_be_switched_off():
     assert with_adapter == generated(model, inputs, 16, eos_token_id=None) != before
     with model.disable_adapter():
         assert roll_out(inner, inputs, [0, 1], sampling) == before
+
+
+def test_elsewhere_generate_writes_the_same_after_one_run_of_each_prompt():
+    """What a GPU or another decoder than Llama's does."""
+    plain, processor = tiny()
+    inputs = prompts_of(plain, processor)
+    model = with_lora(plain)
+    whole = roll_out(model, inputs, [0, 1], Sampling(20, (), temperature=0))
+    ends = (whole[0][4], whole[1][11])
+    how = GenerationConfig(max_new_tokens=20, do_sample=False, eos_token_id=list(ends), pad_token_id=0)
+    expected = roll_out(model, inputs, [1, 0, 1], Sampling(20, ends, temperature=0))
+    assert generate_shared(model, inputs, [1, 0, 1], how) == expected and len(expected[1]) < 20
 
 
 def test_a_decoder_with_biases():
