@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Chat", "load", "reason"]
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advice about kernels, at its import, that nobody can act on
 
 PLACES = {"Chat": ".chat", "load": ".loading", "reason": ".generate"}
 

@@ -27,7 +27,6 @@ found before the model is loaded, and torch is imported only then.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -734,8 +733,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # advice about kernels that a user cannot act on
-    warnings.simplefilter("ignore", FutureWarning)  # between libraries: transformers 5.24 renames its own arguments
+    warnings.simplefilter("ignore", FutureWarning)  # between libraries: what they will rename
     try:
         code = int(app(arguments, prog_name="omni", standalone_mode=False) or 0)
     except Exception as err:  # the last line of the command line: what went wrong, without a traceback
