@@ -5,10 +5,11 @@ A group of completions continues one prompt. Their queries look at two stretches
     s = [ Q K_pᵀ , Q K_oᵀ + causal ] / √D      K_p of the prompt, once for the group; K_o the completion's own
     o = softmax(s) [ V_p ; V_o ]
 
-so that the G completions of a prompt are one product with its keys. The idea of a cascade over a shared prefix is
-Hydragen's (arXiv 2402.05099). Completions that begin alike are a tree: its nodes are their distinct beginnings, each
-run by the layers once, and laid out row by row for attention alone. All of it is exact, the way back included: there,
-the slopes of copies add up.
+so that the G completions of a prompt are one product with its keys: a cascade over a shared prefix, as Hydragen's
+(arXiv 2402.05099). That is for processors, and keeps all weights for the way back; where the language model has fused
+attention, keys are copied, which are small beside them. Completions that begin alike are a tree: its nodes are their
+distinct beginnings, each run by the layers once, and laid out row by row for attention alone. All of it is exact, the
+way back included: there, the slopes of copies add up.
 
 Letters: `U` prompts of `P` tokens; `B` completions of up to `C` tokens; `N` nodes, of which `M` are followed by
 something; `G` longest branches of a prompt at most, `T` their tokens; `H` heads that share `K` pairs of keys and
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-NAME = "omni_shared_prompt"
+PLAIN, FUSED = "omni_shared_plain", "omni_shared_fused"
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
@@ -145,7 +146,9 @@ class SharedTree:
     def rows(self, x: Tensor) -> Tensor:
         """Of the nodes that are run, (1, X, M, D), laid out along the branches: (U, G, T, X, D)."""
         nodes = x[0].transpose(0, 1)  # (M, X, D)
-        return F.embedding(self.tree.branches, nodes.flatten(1)).unflatten(3, nodes.shape[1:])
+        return F.embedding(  # on the way back faster than an index
+            self.tree.branches, nodes.flatten(1)
+        ).unflatten(3, nodes.shape[1:])
 
     def nodes(self, x: Tensor) -> Tensor:
         """(U, G, T, X) back to the nodes that are run, (1, M, X)."""
@@ -154,9 +157,10 @@ class SharedTree:
 
 @contextmanager
 def sharing(language_model: nn.Module) -> Iterator[None]:
-    """The attention of this language model is `attend`, for calls with `shared=SharedTree(…)`."""
+    """The attention of this language model knows trees, for calls with `shared=SharedTree(…)`."""
     config = language_model.config
-    usual, config._attn_implementation = config._attn_implementation, NAME
+    usual = config._attn_implementation
+    config._attn_implementation = PLAIN if usual == "eager" else FUSED
     try:
         yield
     finally:
@@ -173,7 +177,7 @@ def attend(
     shared: SharedTree,
     **_,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer; the mask it hands on is not used, since the tree has its own.
+    """What transformers calls in every layer, in plain products; its mask is not used, since the tree has its own.
 
     Args:
         query: (1, H, M, D).
@@ -197,4 +201,33 @@ def attend(
     return shared.nodes(read.flatten(3)).unflatten(2, (-1, q.shape[-1])), None
 
 
-AttentionInterface.register(NAME, attend)
+def attend_fused(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    shared: SharedTree,
+    **_,
+) -> tuple[Tensor, None]:
+    """`attend` by torch's fused attention, with a copy of a prompt's keys and values for each of its branches."""
+    q, k, v = (shared.rows(x) for x in (query, key, value))  # (U, G, T, X, D)
+    size, repeats = q.shape[:2], q.shape[3] // k.shape[3]
+
+    def whole(prompt: Tensor, own: Tensor) -> Tensor:
+        """(U, K, P, D) and (U, G, T, K, D) as (U·G, H, P + T, D)."""
+        rows = torch.cat([prompt[:, None].expand(-1, size[1], -1, -1, -1), own.transpose(2, 3)], 3)
+        return rows.flatten(0, 1).repeat_interleave(repeats, 1)
+
+    keys, values = shared.layers[module.layer_idx]
+    sees = ~shared.unseen[:, 0].expand(-1, size[1], -1, -1, -1).flatten(0, 1)  # (U·G, 1, T, P + T)
+    read = F.scaled_dot_product_attention(
+        q.flatten(0, 1).transpose(1, 2), whole(keys, k), whole(values, v), sees, scale=scaling
+    )
+    read = read.transpose(1, 2).unflatten(0, size)  # (U, G, T, H, D)
+    return shared.nodes(read.flatten(3)).unflatten(2, read.shape[3:]), None
+
+
+AttentionInterface.register(PLAIN, attend)
+AttentionInterface.register(FUSED, attend_fused)

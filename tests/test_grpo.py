@@ -118,8 +118,10 @@ def gradients(trainer: OmniGRPOTrainer, loss: torch.Tensor) -> dict[str, torch.T
 
 
 @pytest.mark.parametrize("lengths", [None, (8, 1, 12, 2, 7, 5, 3, 1), (1,) * 8])
-def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(tmp_path, lengths):
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_shared_prompts_give_the_log_probabilities_and_gradients_of_whole_rows(tmp_path, lengths, attention):
     trainer = make_trainer(tmp_path)
+    trainer.model.set_attn_implementation({"text_config": attention})
     inputs = one_batch(trainer)
     if lengths:
         steps = torch.arange(inputs["completion_mask"].shape[1])
