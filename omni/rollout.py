@@ -194,7 +194,8 @@ def draw(
         logits = logits.masked_fill(logits < least, -torch.inf)
     # by inversion, one number a token: `multinomial` draws one for every word; row n's edges lie above 2 n
     edges = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-    at = torch.rand(len(row), generator=generator, dtype=torch.float64) * edges[row, -1] + 2 * row
+    share = torch.rand(len(row), generator=generator, dtype=torch.float64) * (1 - 1e-12)  # below the last edge
+    at = share * edges[row, -1] + 2 * row
     return torch.searchsorted(edges.add_(2 * torch.arange(count)[:, None]).flatten(), at, right=True) - row * words
 
 
@@ -237,25 +238,29 @@ class Decoder:
         """Normed hidden states (N, E) after one more token in each row."""
         x = self.embed(tokens).to(self.norm.dtype)  # (N, E)
         cos, sin = self.rotary(x[:, None], self.place[:, None])  # (N, 1, D)
+        unseen = self.unseen()
         for number, layer in enumerate(self.layers):
             keys, values = self.keys[number], self.values[number]
             mixed = layer.qkv(F.rms_norm(x, x.shape[-1:], layer.norm_in, self.eps))
             mixed = mixed.view(len(x), self.heads + 2 * self.key_heads, self.size)
             turned = rotate(mixed[:, : self.heads + self.key_heads], cos, sin)
             keys[:, :, self.at], values[:, :, self.at] = turned[:, self.heads :], mixed[:, -self.key_heads :]
-            x = x + layer.out(self.read(turned[:, : self.heads], number).reshape(len(x), -1))
+            x = x + layer.out(self.read(turned[:, : self.heads], number, unseen).reshape(len(x), -1))
             gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], layer.norm_mid, self.eps)).chunk(2, -1)
             x = x + layer.down(F.silu(gate) * up)
         self.at += 1
         self.place = self.place + 1
         return F.rms_norm(x, x.shape[-1:], self.norm, self.eps)
 
-    def read(self, query: Tensor, layer: int) -> Tensor:
+    def unseen(self) -> Tensor:
+        """What rows do not see while the next token is run, (N, 1, 1, W)."""
+        written = torch.arange(self.seen.shape[1], device=self.seen.device) <= self.at
+        return ~(self.seen & written)[:, None, None]
+
+    def read(self, query: Tensor, layer: int, unseen: Tensor) -> Tensor:
         """What queries (N, H, D) read of what their rows see in a layer."""
         keys, values = self.keys[layer], self.values[layer]
         query = query.view(len(query), self.key_heads, -1, self.size)  # (N, K, H / K, D)
-        written = torch.arange(self.seen.shape[1], device=query.device) <= self.at
-        unseen = ~(self.seen & written)[:, None, None]  # (N, 1, 1, W)
         # products over all columns, the empty ones too: a slice would be copied, and sdpa takes three times as long
         scores = (query @ keys.transpose(-1, -2)).float() * self.size**-0.5
         return scores.masked_fill(unseen, -torch.inf).softmax(-1).to(query.dtype) @ values
@@ -290,18 +295,21 @@ class Branches(Decoder):
         if self.at == self.keys[0].shape[2]:  # a little room at a time, since `keep` copies it
             room = min(max(8, self.at), self.length - self.at)
             self.keys, self.values = ([F.pad(x, (0, 0, 0, room)) for x in xs] for xs in (self.keys, self.values))
-        empty = torch.arange(self.keys[0].shape[2]) > self.at  # (W,)
-        hidden = self.shared.padding[self.shared.groups]  # (N, P)
-        self.unseen = torch.cat([hidden, empty.expand(len(hidden), -1)], 1)[:, None, None]  # (N, 1, 1, P + W)
         return super().step(tokens)
 
-    def read(self, query: Tensor, layer: int) -> Tensor:
+    def unseen(self) -> Tensor:
+        """What rows do not see of their prompts and of what they wrote, (N, 1, 1, P + W)."""
+        empty = torch.arange(self.keys[0].shape[2]) > self.at  # (W,)
+        hidden = self.shared.padding[self.shared.groups]  # (N, P)
+        return torch.cat([hidden, empty.expand(len(hidden), -1)], 1)[:, None, None]
+
+    def read(self, query: Tensor, layer: int, unseen: Tensor) -> Tensor:
         """What queries (N, H, D) read of their prompts and of what was written since."""
         (keys, values), (of_prompt, value_of_prompt) = (self.keys[layer], self.values[layer]), self.shared.layers[layer]
         query = query.view(len(query), self.key_heads, -1, self.size) * self.size**-0.5  # (N, K, H / K, D)
         before = self.shared.rows(times(self.shared.grouped(query), of_prompt.transpose(-1, -2)))  # (N, K, H / K, P)
         scores = torch.cat([before, query @ keys.transpose(-1, -2)], -1).float()
-        weights = scores.masked_fill_(self.unseen, -torch.inf).softmax(-1).to(query.dtype)
+        weights = scores.masked_fill_(unseen, -torch.inf).softmax(-1).to(query.dtype)
         here, own = weights.split([of_prompt.shape[2], keys.shape[2]], -1)
         return self.shared.rows(times(self.shared.grouped(here), value_of_prompt)) + own @ values
 
