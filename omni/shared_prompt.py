@@ -16,8 +16,9 @@ something; `G` longest branches of a prompt at most, `T` their tokens; `H` heads
 values, `r` = H / K; `D` a head's width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -146,9 +147,8 @@ class SharedTree:
     def rows(self, x: Tensor) -> Tensor:
         """Of the nodes that are run, (1, X, M, D), laid out along the branches: (U, G, T, X, D)."""
         nodes = x[0].transpose(0, 1)  # (M, X, D)
-        return F.embedding(  # on the way back faster than an index
-            self.tree.branches, nodes.flatten(1)
-        ).unflatten(3, nodes.shape[1:])
+        rows = F.embedding(self.tree.branches, nodes.flatten(1))  # on the way back faster than an index
+        return rows.unflatten(3, nodes.shape[1:])
 
     def nodes(self, x: Tensor) -> Tensor:
         """(U, G, T, X) back to the nodes that are run, (1, M, X)."""
@@ -175,44 +175,50 @@ def attend(
     attention_mask: Tensor,
     scaling: float,
     shared: SharedTree,
+    read: Callable[..., Tensor],
     **_,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer, in plain products; its mask is not used, since the tree has its own.
+    """What transformers calls in every layer; its mask is not used, since the tree has its own.
 
     Args:
         query: (1, H, M, D).
         key, value: (1, K, M, D).
+        read: `in_products` or `fused`.
 
     Returns:
         (1, M, H, D), and no map.
     """
-    keys, values = shared.layers[module.layer_idx]  # (U, K, P, D)
-    k, v = (shared.rows(x).permute(0, 3, 1, 2, 4) for x in (key, value))  # (U, K, G, T, D)
-    q = shared.rows(query * scaling).unflatten(3, (k.shape[1], -1)).permute(0, 3, 1, 4, 2, 5)  # (U, K, G, r, T, D)
+    laid_out = (shared.rows(x) for x in (query * scaling, key, value))  # (U, G, T, X, D)
+    out = read(*laid_out, *shared.layers[module.layer_idx], shared.unseen)  # (U, G, T, H, D)
+    return shared.nodes(out.flatten(3)).unflatten(2, out.shape[3:]), None
+
+
+def in_products(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, unseen: Tensor) -> Tensor:
+    """What branches read, by plain products: all of a prompt's are one product with its keys.
+
+    Args:
+        q: scaled queries of the branches, (U, G, T, H, D); `k`, `v` their keys and values, (U, G, T, K, D).
+        keys, values: of the prompts, (U, K, P, D).
+        unseen: (U, 1, 1, 1, T, P + T).
+
+    Returns:
+        (U, G, T, H, D).
+    """
+    k, v = (x.permute(0, 3, 1, 2, 4) for x in (k, v))  # (U, K, G, T, D)
+    q = q.unflatten(3, (k.shape[1], -1)).permute(0, 3, 1, 4, 2, 5)  # (U, K, G, r, T, D)
     size = q.shape[2:5]
     q = q.flatten(3, 4)  # (U, K, G, r·T, D)
     before = (q.flatten(2, 3) @ keys.transpose(-1, -2)).unflatten(2, q.shape[2:4])  # (U, K, G, r·T, P)
     scores = torch.cat([before, q @ k.transpose(-1, -2)], -1)  # (U, K, G, r·T, P + T)
-    scores.unflatten(3, size[1:]).masked_fill_(shared.unseen, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    scores.unflatten(3, size[1:]).masked_fill_(unseen, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
     of_prompt, of_own = weights.split([keys.shape[2], k.shape[3]], -1)
     read = (of_prompt.flatten(2, 3) @ values).unflatten(2, q.shape[2:4]) + of_own @ v  # (U, K, G, r·T, D)
-    read = read.unflatten(3, size[1:]).permute(0, 2, 4, 1, 3, 5)  # (U, G, T, K, r, D)
-    return shared.nodes(read.flatten(3)).unflatten(2, (-1, q.shape[-1])), None
+    return read.unflatten(3, size[1:]).permute(0, 2, 4, 1, 3, 5).flatten(3, 4)
 
 
-def attend_fused(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    shared: SharedTree,
-    **_,
-) -> tuple[Tensor, None]:
-    """`attend` by torch's fused attention, with a copy of a prompt's keys and values for each of its branches."""
-    q, k, v = (shared.rows(x) for x in (query, key, value))  # (U, G, T, X, D)
+def fused(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, unseen: Tensor) -> Tensor:
+    """`in_products` by torch's fused attention, with a copy of a prompt's keys and values for each of its branches."""
     size, repeats = q.shape[:2], q.shape[3] // k.shape[3]
 
     def whole(prompt: Tensor, own: Tensor) -> Tensor:
@@ -220,14 +226,11 @@ def attend_fused(
         rows = torch.cat([prompt[:, None].expand(-1, size[1], -1, -1, -1), own.transpose(2, 3)], 3)
         return rows.flatten(0, 1).repeat_interleave(repeats, 1)
 
-    keys, values = shared.layers[module.layer_idx]
-    sees = ~shared.unseen[:, 0].expand(-1, size[1], -1, -1, -1).flatten(0, 1)  # (U·G, 1, T, P + T)
-    read = F.scaled_dot_product_attention(
-        q.flatten(0, 1).transpose(1, 2), whole(keys, k), whole(values, v), sees, scale=scaling
-    )
-    read = read.transpose(1, 2).unflatten(0, size)  # (U, G, T, H, D)
-    return shared.nodes(read.flatten(3)).unflatten(2, read.shape[3:]), None
+    sees = ~unseen[:, 0].expand(-1, size[1], -1, -1, -1).flatten(0, 1)  # (U·G, 1, T, P + T)
+    queries = q.flatten(0, 1).transpose(1, 2)  # (U·G, H, T, D)
+    read = F.scaled_dot_product_attention(queries, whole(keys, k), whole(values, v), sees, scale=1.0)
+    return read.transpose(1, 2).unflatten(0, size)
 
 
-AttentionInterface.register(PLAIN, attend)
-AttentionInterface.register(FUSED, attend_fused)
+AttentionInterface.register(PLAIN, partial(attend, read=in_products))
+AttentionInterface.register(FUSED, partial(attend, read=fused))

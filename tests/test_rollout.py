@@ -17,14 +17,9 @@ PROMPTS = ["What is it?", "Which emotion does the person in this clip express?"]
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)")
 
 
-def one_prompt(model, processor):
-    clip = encode_clip(model, processor, CLIPS[0])
-    return build_inputs(model, processor, [clip], PROMPTS[:1])
-
-
-def prompts_of(model, processor):
-    clips = [encode_clip(model, processor, clip) for clip in CLIPS[:2]]
-    return build_inputs(model, processor, clips, PROMPTS)
+def prompts_of(model, processor, count=2):
+    clips = [encode_clip(model, processor, clip) for clip in CLIPS[:count]]
+    return build_inputs(model, processor, clips, PROMPTS[:count])
 
 
 def generated(model, inputs, length, **how):
@@ -141,7 +136,7 @@ def test_completions_that_agree_so_far_are_one_row(monkeypatch):
 
 def test_rows_that_part_follow_the_probabilities_of_the_model():
     model, processor = tiny()
-    inputs = one_prompt(model, processor)
+    inputs = prompts_of(model, processor, 1)
     words = range(40, 52)  # few, so that a sample can be held against them
     never = tuple(word for word in range(model.config.text_config.vocab_size) if word not in words)
     how = Sampling(2, (), temperature=0.3, never=never)

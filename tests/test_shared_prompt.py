@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omni.shared_prompt import SharedPrompts, SharedTree, Tree, attend, attend_fused
+from omni.shared_prompt import SharedPrompts, SharedTree, Tree, attend, fused, in_products
 
 U, P, T, H, K, D = 3, 5, 4, 6, 2, 8
 
@@ -20,7 +20,7 @@ def whole(query, key, value, prompts, mask, groups, scaling):
     return read.transpose(1, 2)
 
 
-@pytest.mark.parametrize("how", [attend, attend_fused])
+@pytest.mark.parametrize("how", [in_products, fused])
 @pytest.mark.parametrize("words", [100, 2, 1])  # hardly anything in common, much, all
 @pytest.mark.parametrize("groups", [[0, 0, 1, 1, 2, 2], [0, 1, 0, 2, 1], [0, 1, 2]])
 def test_nodes_read_what_whole_rows_read(groups, words, how):
@@ -33,7 +33,7 @@ def test_nodes_read_what_whole_rows_read(groups, words, how):
     prompts = tuple(torch.randn(U, K, P, D, dtype=torch.float64, requires_grad=True) for _ in range(2))
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [0, 0, 0, 1, 1]])
     shared = SharedTree(tree, [prompts], mask)
-    ours, _ = how(SimpleNamespace(layer_idx=0), query, key, value, mask, D**-0.5, shared)
+    ours, _ = attend(SimpleNamespace(layer_idx=0), query, key, value, mask, D**-0.5, shared, how)
     at = (tree.run == tree.node[:, :T, None]).int().argmax(-1)  # (B, T) places among those that are run
     rows = [x[0][:, at].transpose(0, 1) for x in (query, key, value)]  # (B, heads, T, D)
     expected = whole(*rows, prompts, mask, groups, D**-0.5)
