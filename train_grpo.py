@@ -24,9 +24,9 @@ from trl import GRPOConfig, TrlParser
 
 from omni.collate import encode_examples
 from omni.emotions import label_space
-from omni.errors import OmniError
+from omni.errors import OmniError, TrainingError
 from omni.features import FeatureCache
-from omni.grpo import OmniGRPOTrainer, TrainingError, grpo_rows
+from omni.grpo import OmniGRPOTrainer, grpo_rows
 from omni.loading import load, machine_flags, new_adapter, train_all
 from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
@@ -85,13 +85,15 @@ def train(run: Run, args: GRPOConfig) -> None:
     space = label_space(run.labels)
     chosen = select(run.rewards, args.reward_weights)
     args.reward_weights = chosen.weights
-    args.ddp_find_unused_parameters = False  # frozen towers have no gradients to wait for
     model, processor = start(run, "auto" if args.bf16 else "float32")
     encoded, left_out = encode_examples(run.train, FeatureCache(run.features, model, processor))
     for message in left_out:
         print(f"left out: {message}", file=sys.stderr)
     request = REQUEST if "confidence" in run.rewards else ""
-    rows = [row for think in MODES[run.mode] for row in grpo_rows(encoded, space, think, request, processor.prompt)]
+    longest = args.max_completion_length
+    rows = [
+        row for think in MODES[run.mode] for row in grpo_rows(encoded, space, think, request, processor.prompt, longest)
+    ]
     if not rows:
         raise TrainingError("No clip is left to train on. Give manifests with --train.", code="no_clips")
     for name in run.rewards:
@@ -116,10 +118,11 @@ def train(run: Run, args: GRPOConfig) -> None:
         resume = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_state()
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process gives its part
     if trainer.accelerator.is_main_process:
         final = trainer.accelerator.unwrap_model(trainer.model)
         adapters = {"selected_adapters": ["default"]} if isinstance(final, PeftModel) else {}  # not the reference
-        final.save_pretrained(args.output_dir, **adapters)
+        final.save_pretrained(args.output_dir, state_dict=weights, **adapters)
         if not adapters:
             processor.save_pretrained(args.output_dir)
     trainer.accelerator.wait_for_everyone()
@@ -129,7 +132,10 @@ def train(run: Run, args: GRPOConfig) -> None:
 def main() -> None:
     """Parse and train; an error that the user can mend is one line."""
     sys.argv += machine_flags(sys.argv)
-    run, args = TrlParser((Run, GRPOConfig)).parse_args_and_config()
+    try:
+        run, args = TrlParser((Run, GRPOConfig)).parse_args_and_config()
+    except ValueError as err:  # settings that do not go together
+        sys.exit(f"train_grpo: {err}")
     try:
         train(run, args)
     except OmniError as err:

@@ -153,8 +153,9 @@ def train(args: ColdStart, training: SFTConfig) -> None:
     began = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
     print(f"trained on {len(rows)} rows in {time.time() - began:.0f} s", flush=True)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # every process gives its part
     if trainer.accelerator.is_main_process:
-        model.save_pretrained(training.output_dir)
+        model.save_pretrained(training.output_dir, state_dict=weights)
         if args.full:
             processor.save_pretrained(training.output_dir)
 
@@ -162,7 +163,10 @@ def train(args: ColdStart, training: SFTConfig) -> None:
 def main() -> None:
     """Parse and train; an error that the user can mend is one line."""
     sys.argv += machine_flags(sys.argv)
-    args, training = TrlParser((ColdStart, SFTConfig)).parse_args_and_config()
+    try:
+        args, training = TrlParser((ColdStart, SFTConfig)).parse_args_and_config()
+    except ValueError as err:  # settings that do not go together
+        sys.exit(f"train_sft: {err}")
     try:
         train(args, training)
     except OmniError as err:

@@ -54,7 +54,7 @@ def actors(
     out: Annotated[Path, typer.Option(help="folder for the clips and the manifest")],
     clips: Annotated[int, typer.Option(help="how many")] = 100,
     seed: int = 0,
-    split: Annotated[str, typer.Option(help="train, validation, test or rl: disjoint actors and voices")] = "train",
+    split: Annotated[str, typer.Option(help="train, more, rl, validation, test: disjoint actors, voices")] = "train",
     emodb: Annotated[
         Path | None, typer.Option(help="EmoDB folder: real voices for a quarter of the training clips")
     ] = None,

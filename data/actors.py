@@ -6,7 +6,7 @@
 
 Every clip has a random generator of its own, seeded by (seed, split, index): the order, the number of workers and an
 interruption change nothing, and a clip that is already there is not made again. Actors, voices and sentences of
-train, validation and test are disjoint; the split for reinforcement learning has actors and voices of its own.
+train, validation and test are disjoint; the splits `more` and `rl` have actors and voices of their own.
 
 What keeps a model from guessing the cues from the label (`docs/data.md` has the measurements):
  - action units of the recipe are dropped, and foreign ones added (`expressions.py`); voices have foreign shifts too
@@ -48,7 +48,8 @@ SPLITS = {
     "train": (0, 360),
     "validation": (1000, 30),
     "test": (2000, 30),
-    "rl": (3000, 360),  # for reinforcement learning: clips that the cold start has not learnt by heart
+    "more": (3000, 360),  # for a second round of the cold start
+    "rl": (5000, 360),  # for reinforcement learning: clips that the cold start has not learnt by heart
 }  # first actor seed, how many actors
 CONFLICT = 0.25
 MISSING = 0.10

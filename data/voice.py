@@ -199,8 +199,9 @@ def speak(
 
 
 def speak_split(split: str, emotion: str, rng: np.random.Generator, intensity: float = 1.0) -> Speech:
-    """Says some sentence in some voice of the split; see `speak`. The split `rl` says the sentences of `train`."""
-    lines = [sentence for sentence in sentences() if sentence.split == ("train" if split == "rl" else split)]
+    """Says some sentence in some voice of the split; see `speak`. `more` and `rl` say the sentences of `train`."""
+    said = "train" if split in ("more", "rl") else split
+    lines = [sentence for sentence in sentences() if sentence.split == said]
     cast = [voice for voice in VOICES if voice.split == split]
     sentence, voice = lines[rng.integers(len(lines))], cast[rng.integers(len(cast))]
     return speak(sentence, voice, emotion, rng, intensity, take=int(rng.integers(TAKES)))
@@ -338,16 +339,17 @@ def sentences() -> tuple[Sentence, ...]:
 
 
 def _cast() -> tuple[Voice, ...]:
-    """250 voices, half of them female, on a low-discrepancy sequence: 120 train, 4 validation, 6 test, 120 rl."""
+    """370 voices, half female, on a low-discrepancy sequence: 120 train, more, rl each, 4 validation, 6 test."""
     voices = []
-    for i in range(250):
+    for i in range(370):
         a, b, c, d, e, f = ((0.5 + (i + 1) * math.sqrt(prime)) % 1 for prime in (2, 3, 5, 7, 11, 13))
         female = i % 2 == 1
         warp = 1.10 + 0.12 * a if female else 0.92 + 0.14 * a
         size = math.log2(warp) / math.log2(1.17)  # 0 for a man like joe, 1 for a woman
         pitch = 2 + 8 * size + 4 * (b - 0.5) + (1.5 if female else 0.0)  # joe's own voice is low
         manner = (0.5 * (c - 0.5), 0.3 * (d - 0.5), 8 * (e - 0.5), 0.15 * f)
-        split = "validation" if 20 <= i < 24 else "test" if 24 <= i < 30 else "train" if i < 130 else "rl"
+        split = "train" if i < 130 else "more" if i < 250 else "rl"
+        split = "validation" if 20 <= i < 24 else "test" if 24 <= i < 30 else split
         voices.append(Voice(f"joe-{i:02d}", "female" if female else "male", split, warp, pitch, *manner))
     return tuple(voices)
 

@@ -51,6 +51,12 @@ class LabelError(OmniError):
     default_code = "label"
 
 
+class TrainingError(OmniError):
+    """A run of training that cannot start or go on; the message says what to do."""
+
+    default_code = "training"
+
+
 class ManifestError(OmniError):
     """A manifest, or a table of results, that cannot be read or written."""
 

@@ -16,7 +16,8 @@ The objective is TRL's; `docs/grpo.md` has its equations and what differs from R
 
 import copy
 import json
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,18 +35,26 @@ from trl.trainer.utils import split_tensor_dict
 from .answer import QUESTION, prompt
 from .collate import Encoded, true_label
 from .emotions import LabelSpace
-from .errors import OmniError
+from .errors import TrainingError
 from .features import ClipFeatures, collate, to_device
 from .fusion import AUX
 from .metrics import score_answer
 from .model import ScoredCompletions
 from .rollout import Sampling, can_roll_out, generate_shared, roll_out
 
-MEAN_OVER_ROWS = ("grpo", "sapo", "luspo", "dr_grpo")  # losses that divide by the number of rows in the micro-batch
-
-
-class TrainingError(OmniError):
-    """A run that cannot start or go on; the message says what to do."""
+REFUSED: dict[str, tuple[Hashable, str]] = {  # setting: the only value that does what it says here, and why
+    "gradient_checkpointing": (False, "it switches the cache off, which shares a prompt among its completions"),
+    "entropy_coef": (0.0, "entropies are measured without a gradient, so that a bonus for them would train nothing"),
+    "use_adaptive_entropy": (False, "entropies are measured without a gradient"),
+    "eval_strategy": ("no", "a run is measured afterwards, by omni eval"),
+    "use_vllm": (False, "vLLM does not know these models; omni/rollout.py samples"),
+    "use_transformers_continuous_batching": (False, "omni/rollout.py samples"),
+    "cache_implementation": (None, "completions share the cache of their prompt"),
+    "chat_template_kwargs": (None, "clips are asked by the model's own prompt, not by a chat template"),
+    "cast_lm_head_to_fp32": (False, "the head of these models is tied to their embeddings"),
+    "sync_ref_model": (False, "the reference stays the model that the run began with"),
+    "auto_find_batch_size": (False, "groups of completions need a fixed batch; lower per_device_train_batch_size"),
+}
 
 
 def grpo_rows(
@@ -54,13 +63,15 @@ def grpo_rows(
     think: bool = True,
     request: str = "",
     ask: Callable[..., str] = prompt,
+    longest: int | None = None,
 ) -> list[dict]:
     """Rows for `OmniGRPOTrainer`: a prompt with the file of the encoded clip, the label, and what rewards may ask for.
 
     Args:
         think: ask for the reasons before the answer.
-        request: a sentence after each question, such as `rewards.confidence.REQUEST`.
+        request: a sentence after each question that asks for reasons, such as `rewards.confidence.REQUEST`.
         ask: writes the user's turn, `OmniProcessor.prompt` of the model that learns.
+        longest: tokens that a completion may have.
 
     Raises:
         LabelError: a label is not in the label space.
@@ -68,12 +79,13 @@ def grpo_rows(
     rows = []
     for example, clip, path in examples:
         label = true_label(example, space)
-        question = f"{example.question or QUESTION} {request}" if request else example.question
+        question = f"{example.question or QUESTION} {request}" if request and think else example.question
         text = ask(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
         part: dict = {"type": "video", "path": str(path), "text": None, "without": []}
         content = [part, {"type": "text", "path": None, "text": text, "without": []}]
         known = [name for name in ("action_units", "prosody") if example.extra.get(name) is not None]
         facts = {name: example.extra.get(name) for name in known or ["cues"]}  # what is measured errs, so it comes last
+        facts = {name: fact for name, fact in facts.items() if fact is not None}
         rows.append(
             {
                 "prompt": [{"role": "user", "content": content}],
@@ -82,7 +94,8 @@ def grpo_rows(
                 "think": think,
                 "openset": example.extra.get("openset"),
                 "clip": str(example.clip),
-                "truth": json.dumps({name: fact for name, fact in facts.items() if fact is not None}),
+                "truth": json.dumps(facts) if facts else None,
+                "max_completion_length": longest,
             }
         )
     return rows
@@ -113,18 +126,30 @@ class OmniGRPOTrainer(GRPOTrainer):
     _texts: list[str]  # what each of them is asked
     _copies: list[int]  # which distinct prompt a row has
     _aux: Tensor | None  # the fusion adapter's loss over the distinct prompts of the last pass with a gradient
+    _old: Tensor | None  # log-probabilities when the rows were sampled, if they are kept
 
     def __init__(
         self, model, reward_funcs, args: GRPOConfig, *, save_completions: int = 10, shuffled: bool = False, **kwargs
     ):
         check_settings(args)
-        beta, args.beta = args.beta, 0.0  # else TRL reads a reference from the model's name, towers and all
-        reference = frozen_copy(model) if beta and not isinstance(model, PeftModel) else None
+        beta, whole = args.beta, not isinstance(model, PeftModel)
+        reference = frozen_copy(model) if beta and whole else None
+        if whole:
+            args.beta = 0.0  # else TRL reads a reference from the model's name, towers and all
         super().__init__(model, reward_funcs, args, **kwargs)
         args.beta = self.beta = beta
+        if self.is_fsdp_enabled and not whole:
+            raise TrainingError(
+                "Under FSDP an adapter cannot sample: its weights are gathered by the forward pass of the whole model "
+                "alone. Give --full true, configs/zero3.json, or no sharding.",
+                code="settings",
+            )
         if reference is not None:
             self.ref_model = self._prepared(reference)
+        if getattr(model, "is_loaded_in_4bit", False):
+            in_float32(model)
         self.save_completions, self.shuffled = save_completions, shuffled
+        self._needed: list[int] | None = None  # rows whose log-probabilities the gradient needs; None: all
 
     def _prepared(self, reference):
         if self.is_deepspeed_enabled:
@@ -136,7 +161,8 @@ class OmniGRPOTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset=None):
         """TRL's sampler, in which the order of an epoch depends on its number: a resumed run sees the same clips."""
         sampler = super()._get_train_sampler(dataset)
-        sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(self.args.seed + epoch)
+        if sampler.shuffle:
+            sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(self.args.seed + epoch)
         return sampler
 
     # --- sampling ----------------------------------------------------------------------------------------------------
@@ -171,7 +197,7 @@ class OmniGRPOTrainer(GRPOTrainer):
         ) as model:
             training = model.training
             model.eval()
-            if can_roll_out(model) and self.args.repetition_penalty == 1.0:
+            if can_roll_out(model) and self.args.repetition_penalty == 1.0 and not self.args.generation_kwargs:
                 rows = roll_out(model, prompts, copies, self._sampling())
             else:
                 rows = generate_shared(model, prompts, copies, self.generation_config)
@@ -218,10 +244,13 @@ class OmniGRPOTrainer(GRPOTrainer):
         return {**out, "clips": self._clips, "texts": self._texts}
 
     def _write_completions(self, inputs: list[dict], step: int) -> None:
-        count = len(inputs)  # of this process, which the main one's come first
-        rewards = {name: list(values)[-count:] for name, values in self._logs["rewards"].items()}
-        completions = list(self._logs["completion"])[-count:]
-        advantages = list(self._logs["advantages"])[-count:]
+        count = len(inputs)  # of this process, the main one, whose rows come first of those of all
+
+        def mine(values: Iterable) -> list:
+            return list(values)[-count * self.accelerator.num_processes :][:count]
+
+        rewards = {name: mine(values) for name, values in self._logs["rewards"].items()}
+        completions, advantages = mine(self._logs["completion"]), mine(self._logs["advantages"])
         with Path(self.args.output_dir, "completions.jsonl").open("a", encoding="utf-8") as file:
             for i, row in enumerate(inputs):
                 record = {"step": step, "clip": row["clip"], "label": row["label"]}
@@ -243,20 +272,30 @@ class OmniGRPOTrainer(GRPOTrainer):
     # --- the loss ----------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs):
-        rows, share = len(inputs["advantages"]), 1.0
-        if self.beta == 0.0 and not self._entropy_bonus_enabled:
-            inputs, share = with_signal(inputs, self.loss_type)
         self._clips, self._texts = inputs["clips"], inputs["texts"]
-        self._aux = None
-        loss = super()._compute_loss(model, inputs) * share
+        self._aux, self._needed = None, self._rows_needed(inputs["advantages"])
+        self._old = inputs.get("old_per_token_logps")
+        loss = super()._compute_loss(model, inputs)
+        rows, run = len(inputs["advantages"]), self._needed
+        self._needed = None
         if self._aux is not None:
             loss = loss + AUX * self._aux / self.current_gradient_accumulation_steps  # the loss is scaled so already
             self._metrics["train"]["aux_loss"].append(self._aux.item())
         if self.model.training:
-            self._metrics["train"]["rows_without_signal"].append(1 - len(inputs["advantages"]) / rows)
+            self._metrics["train"]["rows_without_signal"].append(0.0 if run is None else 1 - len(run) / rows)
         if not torch.isfinite(loss):
             raise TrainingError(self._save_inputs(inputs), code="nan")
         return loss
+
+    def _rows_needed(self, advantages: Tensor) -> list[int] | None:
+        """The rows that a forward and backward pass is for; None for all.
+
+        Without KL term and entropy bonus a row without advantage adds nothing to the gradient. One row always stays,
+        since every process must run a backward pass.
+        """
+        if self.beta or self._entropy_bonus_enabled or self.top_entropy_quantile < 1:
+            return None
+        return advantages.nonzero()[:, 0].tolist() or [0]
 
     def _save_inputs(self, inputs: dict) -> str:
         folder = Path(self.args.output_dir)
@@ -272,18 +311,18 @@ class OmniGRPOTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **unused
     ):
-        count, size = len(input_ids), batch_size or len(input_ids)
-        parts = []
-        for start in range(0, count, size):
-            rows = slice(start, start + size)
-            asked = self._clips[rows], self._texts[rows]
+        chosen = list(range(len(input_ids))) if self._needed is None else self._needed
+        size, parts = batch_size or len(chosen), []
+        for start in range(0, len(chosen), size):
+            rows = chosen[start : start + size]
             with precision(self.accelerator.autocast(), model, input_ids.device):
                 scored = score_completions(
                     model,
                     self.processing_class,
                     input_ids[rows],
                     attention_mask[rows],
-                    *asked,
+                    [self._clips[i] for i in rows],
+                    [self._texts[i] for i in rows],
                     completion=logits_to_keep,
                     temperature=self.temperature,
                     entropy=compute_entropy,
@@ -292,7 +331,18 @@ class OmniGRPOTrainer(GRPOTrainer):
             if torch.is_grad_enabled():
                 self._aux = scored.aux_loss
         log_probs = torch.cat([part.log_probs for part in parts])
-        return log_probs, torch.cat([part.entropy for part in parts]) if compute_entropy else None, None
+        entropy = torch.cat([part.entropy for part in parts]) if compute_entropy else None
+        if len(chosen) == len(input_ids):
+            return log_probs, entropy, None
+        # rows that were left out have advantage 0: whatever stands for them, their loss is 0, if their ratio is finite
+        whole = log_probs.new_zeros(len(input_ids), logits_to_keep) if self._old is None else self._old
+        log_probs = whole.to(log_probs.dtype).index_copy(0, torch.tensor(chosen, device=whole.device), log_probs)
+        if entropy is not None:  # so that the mean over all tokens, which TRL logs, is that of the rows that were run
+            known = attention_mask[chosen, -logits_to_keep:]
+            mean = (entropy * known).sum() / known.sum().clamp(min=1)
+            whole = mean.expand(len(input_ids), logits_to_keep)
+            entropy = whole.index_copy(0, torch.tensor(chosen, device=whole.device), entropy)
+        return log_probs, entropy, None
 
 
 def score_completions(
@@ -344,26 +394,34 @@ def frozen_copy(model):
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
+def in_float32(model) -> None:
+    """What learns beside 4-bit weights in float32 again: in TRL's bfloat16 small steps vanish, and clips do not fit."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def check_settings(args: GRPOConfig) -> None:
     """Refuse what would train something else than it says.
 
     Raises:
         TrainingError: with the setting to change.
     """
-    if args.gradient_checkpointing:
-        raise TrainingError(
-            "gradient_checkpointing switches the cache off, which shares a prompt among its completions and saves "
-            "more. Set gradient_checkpointing: false.",
-            code="settings",
-        )
-    if args.entropy_coef or args.use_adaptive_entropy:
-        raise TrainingError(
-            "The entropy of completions is measured without a gradient, so that a bonus for it would train nothing. "
-            "Set entropy_coef: 0.0 and use_adaptive_entropy: false.",
-            code="settings",
-        )
+    for name, (value, reason) in REFUSED.items():
+        if getattr(args, name) != value and getattr(args, name) not in (None, {}):
+            shown = str(value).lower() if isinstance(value, bool) else value
+            advice = f"Set {name}: {shown}" if value is not None else f"Leave out {name}"
+            raise TrainingError(f"{name} cannot be used here: {reason}. {advice}.", code="settings")
+    if args.temperature <= 0:
+        raise TrainingError("GRPO samples its answers: give a temperature above 0.", code="settings")
     generation = args.steps_per_generation * args.num_iterations  # micro-steps that one batch of completions serves
-    every = max(1, generation // args.gradient_accumulation_steps)  # optimizer steps
+    # optimizer steps until a batch of completions ends where a step does
+    every = math.lcm(generation, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
+    if args.save_strategy == "steps" and args.save_steps < 1:
+        raise TrainingError(
+            f"save_steps {args.save_steps} is a share of the run. Give a number of steps, a multiple of {every}.",
+            code="settings",
+        )
     if args.save_strategy == "steps" and args.save_steps % every:
         near = max(every, round(args.save_steps / every) * every)
         raise TrainingError(
@@ -371,27 +429,6 @@ def check_settings(args: GRPOConfig) -> None:
             f"run could not go on exactly from there. Set save_steps: {near}.",
             code="settings",
         )
-
-
-def with_signal(inputs: dict, loss_type: str) -> tuple[dict, float]:
-    """The rows whose advantage is not zero, and by how much the loss of them alone is to be scaled.
-
-    With no KL term and no entropy bonus a row without advantage adds nothing to the gradient, so its forward and
-    backward pass can be left out. One row always stays, since every process must run a backward pass.
-    """
-    keep = inputs["advantages"] != 0
-    rows = len(keep)
-    if bool(keep.all()):
-        return inputs, 1.0
-    if not bool(keep.any()):
-        keep[0] = True
-    chosen = keep.nonzero()[:, 0].tolist()
-    out = take_rows(inputs, chosen, rows)
-    if loss_type in MEAN_OVER_ROWS:
-        return out, len(chosen) / rows
-    if loss_type == "bnpo":
-        return out, float(out["completion_mask"].sum() / inputs["completion_mask"].sum().clamp(min=1))
-    return out, 1.0  # dapo, cispo and vespo divide by the tokens of the whole generation batch
 
 
 def shuffle_groups(batch: dict, copies: Sequence[int]) -> dict:

@@ -144,8 +144,8 @@ def train_all(model) -> None:
     """Let all weights of the language model and the fusion adapter learn, in float32; the towers stay frozen."""
     model.requires_grad_(False)
     model.float()  # an optimizer's small steps vanish in bfloat16
-    model.model.language_model.requires_grad_(True)
-    model.model.fusion.requires_grad_(True)
+    for part in (model.model.language_model, model.lm_head, model.model.fusion):
+        part.requires_grad_(True)
 
 
 def four_bits():

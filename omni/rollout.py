@@ -134,12 +134,13 @@ def generate_shared(model, prompts: dict, copies: Sequence[int], config: Generat
     cache = DynamicCache(config=model.config.get_text_config())
     head = {name: value for name, value in prompts.items() if name not in ("input_ids", "attention_mask")}
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    model.model(
+    model(  # by its own forward, whose hooks gather the weights where they are shared out
         input_ids=prompts["input_ids"][:, :-1],  # generate runs the last token itself
         attention_mask=mask[:, :-1],
         position_ids=positions[:, :-1],
         cache=cache,
         use_cache=True,
+        logits_to_keep=1,
         **head,
     )
     cache.batch_select_indices(rows)

@@ -11,13 +11,24 @@ Two departures from the stock loss, both measured (`docs/log.md`):
 
 import torch
 from torch import Tensor
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
+from .errors import TrainingError
 from .fusion import AUX
 
 
 class ColdStartTrainer(SFTTrainer):
-    """`SFTTrainer` with the loss above."""
+    """`SFTTrainer` with the loss above.
+
+    Raises:
+        TrainingError: settings for another loss, which would have no effect.
+    """
+
+    def __init__(self, model, args: SFTConfig, **kwargs):
+        for name, value in (("loss_type", "nll"), ("label_smoothing_factor", 0.0)):
+            if getattr(args, name) != value:
+                raise TrainingError(f"The cold start has a loss of its own. Set {name}: {value}.", code="settings")
+        super().__init__(model, args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over answers of the mean negative log-likelihood of their tokens."""

@@ -13,9 +13,16 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from omni.features import read_features, write_features
 from tests.test_grpo import G, make_trainer
 
 LETTERS = range(40, 120)  # token ids of printable bytes
+
+
+def uneven(completions, clip, **columns):
+    """Signal for two of the completions of the first clip, and for all of the second's."""
+    places = {"0.mp4": iter([0.0, 2.0, 1.0, 1.0]), "1.mp4": iter([0.0, 1.0, 2.0, 3.0])}
+    return [next(places[name]) for name in clip]
 
 
 class Fixed:
@@ -47,8 +54,9 @@ class Keep(TrainerCallback):
 def main(folder: str, out: str, rows: str) -> None:
     place = Path(folder) / os.environ.get("RANK", "0")
     place.mkdir(parents=True)
-    changes = {"per_device_train_batch_size": int(rows), "max_grad_norm": 1e9, "ddp_find_unused_parameters": False}
-    trainer = make_trainer(place, clips=2, **changes)
+    trainer = make_trainer(place, uneven, clips=2, per_device_train_batch_size=int(rows), max_grad_norm=1e9)
+    write_features(place / "0.safetensors", read_features(place / "0.safetensors").mute())  # no gradient for its sound
+    trainer.save_completions = 1
     assert int(rows) % G == 0
     trainer._generate_single_turn = Fixed(trainer)
     trainer.add_callback(Keep(out))

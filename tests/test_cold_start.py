@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from trl import SFTConfig
 
 from omni.align import Aligned, AlignOptions, WordScores, align, token_scores
 from omni.answer import parse_answer
 from omni.clip_writer import write_clip
 from omni.collate import CHECKABLE, NOTHING, RowOptions, align_rows, expression_label, sft_rows, vocabulary
 from omni.emotions import EKMAN7, label_space
-from omni.errors import LabelError
+from omni.errors import LabelError, TrainingError
 from omni.features import encode_clip
 from omni.manifest import Example, write_manifest
 from omni.sft import ColdStartTrainer
@@ -185,3 +186,10 @@ def test_labels_of_another_space_are_asked_for_and_answered_in_it():
     assert align_rows([(worried, clip, Path("a"))], "mer6")[0].label == label_space("mer6").labels.index("worried")
     with pytest.raises(LabelError, match="--labels"):
         sft_rows([(worried, clip, Path("a.safetensors"))], NOTHING_CHANGED)
+
+
+@pytest.mark.parametrize("change", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.1}])
+def test_settings_of_another_loss_are_refused(tmp_path, change):
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **change)
+    with pytest.raises(TrainingError, match=next(iter(change))):
+        ColdStartTrainer(tiny()[0], args)

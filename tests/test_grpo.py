@@ -21,11 +21,10 @@ from trl import GRPOConfig
 
 from omni.clip_writer import write_clip
 from omni.emotions import EKMAN7, label_space
-from omni.errors import LabelError
+from omni.errors import LabelError, TrainingError
 from omni.features import encode_clip, write_features
 from omni.grpo import (
     OmniGRPOTrainer,
-    TrainingError,
     check_settings,
     distinct_rows,
     grpo_rows,
@@ -63,7 +62,13 @@ def settings(folder: Path, **changes) -> GRPOConfig:
 
 
 def make_trainer(
-    folder: Path, reward=letters, clips: int = 4, lora: bool = True, fusion: str = "concat", **changes
+    folder: Path,
+    reward=letters,
+    clips: int = 4,
+    lora: bool = True,
+    fusion: str = "concat",
+    warm: bool = False,
+    **changes,
 ) -> OmniGRPOTrainer:
     torch.manual_seed(0)
     model, processor = tiny(fusion=fusion)
@@ -77,6 +82,9 @@ def make_trainer(
     model.requires_grad_(False)
     if lora:
         model = get_peft_model(model, LORA)
+        for parameter in model.parameters():  # as after a cold start
+            if warm and parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn_like(parameter)
     else:
         model.model.fusion.requires_grad_(True)
         model.model.language_model.requires_grad_(True)
@@ -222,6 +230,27 @@ def test_the_reference_of_full_training_stays_what_the_model_was(tmp_path):
     assert kl[0] == 0 and kl[1] > 0
 
 
+def test_the_reference_of_an_adapter_is_that_adapter_as_it_was(tmp_path):
+    trainer = make_trainer(tmp_path, beta=0.04, max_steps=2, warm=True)
+    trainer.train()
+    kl = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    assert kl[0] == 0 and kl[1] > 0
+    warm = make_trainer(tmp_path, beta=0.04, warm=True)
+    inputs = one_batch(warm)
+    with torch.no_grad(), warm.model.disable_adapter():
+        assert (ours(warm, inputs) - inputs["ref_per_token_logps"]).abs().max() > 1e-3
+
+
+def test_settings_of_sampling_and_order_are_kept(tmp_path):
+    trainer = make_trainer(tmp_path, generation_kwargs={"do_sample": False}, shuffle_dataset=False)
+    inputs = one_batch(trainer)
+    assert [clip.sha256 for clip in inputs["clips"]] in (
+        ["clip 0"] * G + ["clip 1"] * G,
+        ["clip 1"] * G + ["clip 0"] * G,
+    )
+    assert len({tuple(row) for row in inputs["completion_ids"].tolist()}) <= 2
+
+
 def test_rows_without_signal_are_left_out_and_change_nothing(tmp_path):
     results = {}
     for loss_type in ("dapo", "grpo", "bnpo", "dr_grpo"):
@@ -295,6 +324,15 @@ def test_settings_that_would_not_do_what_they_say_are_refused(tmp_path):
         check_settings(settings(tmp_path, gradient_checkpointing=True))
     with pytest.raises(TrainingError, match=r"entropy_coef: 0\.0"):
         check_settings(settings(tmp_path, entropy_coef=0.01))
+    with pytest.raises(TrainingError, match="Leave out chat_template_kwargs"):
+        check_settings(settings(tmp_path, chat_template_kwargs={"enable_thinking": False}))
+    with pytest.raises(TrainingError, match="temperature above 0"):
+        check_settings(settings(tmp_path, temperature=0.0))
+    saved = {"save_strategy": "steps", "gradient_accumulation_steps": 4, "steps_per_generation": 6}
+    with pytest.raises(TrainingError, match="save_steps: 3"):  # a step ends where a batch does every third time
+        check_settings(settings(tmp_path, **saved, save_steps=1))
+    with pytest.raises(TrainingError, match="share of the run"):
+        check_settings(settings(tmp_path, **saved, save_steps=0.25))
     with pytest.raises(TrainingError, match="save_steps: 8"):
         check_settings(
             settings(tmp_path, steps_per_generation=4, num_iterations=2, save_strategy="steps", save_steps=9)
@@ -344,8 +382,13 @@ def test_rows_ask_for_what_rewards_need():
     example = Example(Path("a.mp4"), "sad", extra={"openset": "sad, tired"})
     row = grpo_rows([(example, clip, Path("a"))], label_space(EKMAN7), think=False, request="State a number.")[0]
     text = row["prompt"][0]["content"][1]["text"]
-    assert row["openset"] == "sad, tired" and row["think"] is False
-    assert "State a number." in text and "<think>" not in text
+    assert row["openset"] == "sad, tired" and row["think"] is False and row["truth"] is None
+    assert "State a number." not in text and "<think>" not in text  # there are no reasons to state it in
+    given = {"action_units": {"AU12": {"intensity": 1.0}}}
+    shown = replace(example, extra=given)
+    row = grpo_rows([(shown, clip, Path("a"))], label_space(EKMAN7), request="State a number.", longest=96)[0]
+    assert "State a number." in row["prompt"][0]["content"][1]["text"] and json.loads(row["truth"]) == given
+    assert row["max_completion_length"] == 96
 
 
 def test_groups_are_told_by_prompt_and_clip():
@@ -436,6 +479,17 @@ def test_four_bits_keep_the_gradient_after_a_forward_in_eval_mode(tmp_path):
         model.eval()(**inputs)
     assert reached() == before and any("fusion" in name for name in before)
 
+    write_features(tmp_path / "0.safetensors", clip)
+    rows = grpo_rows([(Example(Path("0.mp4"), "sad"), clip, tmp_path / "0.safetensors")], label_space(EKMAN7))
+    args = settings(tmp_path, per_device_train_batch_size=G)
+    data = {"train_dataset": Dataset.from_list(rows), "processing_class": processor}
+    trainer = OmniGRPOTrainer(model, letters, args, **data)
+    learning = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert all(p.dtype == torch.float32 for p in learning.values())
+    assert any(not torch.equal(after[name], p) for name, p in learning.items() if "fusion" in name)
+
 
 @pytest.mark.parametrize("name", ["zero3.json", "fsdp2.yaml"])
 def test_the_configurations_for_many_gpus_parse(name):
@@ -469,6 +523,16 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
     assert alone.keys() == together.keys() and len(alone) > 10
     for name, value in alone.items():
         assert (value - together[name]).norm() <= 1e-5 * value.norm() + 1e-9, name
+    for folder, clips in (("a/0", 2), ("b/0", 1)):  # of its own rows the main process writes what they got
+        written = [json.loads(line) for line in (tmp_path / folder / "completions.jsonl").read_text().splitlines()]
+        given = {
+            name: [row["rewards"]["uneven"] for row in written if row["clip"] == name] for name in ("0.mp4", "1.mp4")
+        }
+        assert len(written) == clips * G
+        assert all(rewards == UNEVEN[name] for name, rewards in given.items() if rewards)
+
+
+UNEVEN = {"0.mp4": [0.0, 2.0, 1.0, 1.0], "1.mp4": [0.0, 1.0, 2.0, 3.0]}  # rewards of the completions of two clips
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ import train_sft
 from omni.default import build
 from omni.errors import ModelError
 from omni.generate import reason
-from omni.loading import DEFAULT_ADAPTER, load
+from omni.loading import DEFAULT_ADAPTER, load, train_all
 from omni.tiny import tiny
 from tests.clips import CLIPS
 
@@ -83,3 +83,14 @@ def test_training_without_bf16_is_all_in_float32(folder):
     for script, settings in ((train_sft, train_sft.ColdStart), (train_grpo, train_grpo.Run)):
         model, _ = script.start(settings(model=str(folder)), "float32")
         assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_head_of_its_own_learns_with_all_weights():
+    model, _ = tiny()
+    model.lm_head.weight = torch.nn.Parameter(
+        model.lm_head.weight.detach().clone()
+    )  # as in checkpoints with untied heads
+    train_all(model)
+    assert model.lm_head.weight.requires_grad and not any(
+        p.requires_grad for p in model.model.vision_tower.parameters()
+    )

@@ -1,5 +1,9 @@
 """Sampling: equal to `generate` in float32, for left-padded prompts, LoRA, biases, and rows that end early."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -154,6 +158,12 @@ def test_rows_that_part_follow_the_probabilities_of_the_model():
             longer = torch.cat([inputs["input_ids"], torch.tensor([[word]])], 1)
             expected[number] = start[number] * chances(longer)
     assert float((shares - expected).abs().max()) < 0.02 and float((expected - expected.mean()).abs().max()) > 0.02
+
+
+def test_weights_that_are_shared_out_write_what_whole_ones_write(tmp_path):
+    worker = Path(__file__).parent / "fsdp_worker.py"
+    done = subprocess.run([sys.executable, str(worker), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert "equal True gradients True" in done.stdout, done.stderr[-2000:]
 
 
 def test_what_it_cannot_do_is_known():
