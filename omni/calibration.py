@@ -163,22 +163,19 @@ def calibrate(
         OmniError: as `omni.evaluation.evaluate`; or no clip could be answered.
     """
     from .evaluation import evaluate
-    from .predictions import fingerprint
 
-    evaluate(manifest, [model], out=run, labels=labels, modes=MODES, features=features, batch_size=batch_size)
-    lines = (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for line in lines if (row := json.loads(line)).get("status") == "ok" and row["truth"] and row["labels"]]
-    rows = [row for row in rows if row["model_sha256"] == fingerprint(model).sha256]
+    found = evaluate(manifest, [model], out=run, labels=labels, modes=MODES, features=features, batch_size=batch_size)
+    known = [(mode, case.truth, row) for mode, case, row in found.answers if row["status"] == "ok" and row["labels"]]
     old = read_calibration(folder_of(model))
     temperature, curve, clips = {}, {}, 0
     for mode in MODES:
-        mine = [row for row in rows if row["mode"] == mode]
+        mine = [(truth, row) for of, truth, row in known if of == mode and truth]
         if not mine:
             raise ManifestError(f"{manifest}: no clip was answered in mode {mode}. See {run / 'report.html'}.")
-        more = fit_temperature([row["truth"] for row in mine], [row["labels"] for row in mine])
-        sure = [tempered(row["labels"], more)[row["label"]] for row in mine]
+        more = fit_temperature([truth for truth, _ in mine], [row["labels"] for _, row in mine])
+        sure = [tempered(row["labels"], more)[row["label"]] for _, row in mine]
         temperature[mode], clips = old.of(mode) * more, len(mine)
-        curve[mode] = risk_coverage([row["label"] == row["truth"] for row in mine], sure)
+        curve[mode] = risk_coverage([row["label"] == truth for truth, row in mine], sure)
     return Calibration(temperature, curve, clips)
 
 

@@ -56,6 +56,11 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C: 128 + SIGINT
 ASKED = "Default: Which emotion does the person express?"
 
 
+def _said(text: str | None) -> str | None:
+    """What was typed; bytes that are no UTF-8 become question marks."""
+    return text and text.encode(errors="replace").decode()
+
+
 class _AskByDefault(TyperGroup):
     """`omni clip.mp4` means `omni ask clip.mp4`: what is no command is the first argument of ask."""
 
@@ -117,7 +122,7 @@ def _omni(
 @app.command()
 def ask(
     clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, sound or image file.")],
-    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help=ASKED)] = None,
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help=ASKED, callback=_said)] = None,
     model: Model = "default",
     labels: Labels = "ekman7",
     think: Think = True,
@@ -281,7 +286,7 @@ def label(
     seed: Annotated[int, typer.Option(help="Written into the table; decoding is greedy.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Also write a page of HTML about the table.")] = None,
     clip_timeout: Annotated[float, typer.Option(min=1, help="Seconds for reading one clip.")] = 90,
-    max_seconds: Annotated[float, typer.Option(min=0, help="Longer clips are refused.")] = 600,
+    max_seconds: Annotated[float, typer.Option(min=0, max=1e7, help="Longer clips are refused.")] = 600,
     max_pixels: Annotated[
         int | None,
         typer.Option(min=1, help="Larger pictures are refused. Default: 9.4 million in a video, 89 in a still."),
@@ -360,8 +365,10 @@ def cues(
     _offline("default")
     if out is not None:
         with _status("Measuring…"):
-            timeline.measure_manifest(clip, out)
-        return
+            left_out = timeline.measure_manifest(clip, out)
+        sys.stderr.write("".join(f"left out: {message}\n" for message in left_out))
+        raise typer.Exit(3 if left_out else 0)
+    timeline.drawable(plot)
     media = timeline.read_closely(clip)
     with _status("Measuring…"):
         records = timeline.cue_timeline(media)
@@ -387,7 +394,7 @@ def timeline(
     ] = False,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Judge from the picture alone.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Judge from the sound alone.")] = False,
-    max_seconds: Annotated[float, typer.Option(min=0, help="Longer clips are refused.")] = 4 * 3600,
+    max_seconds: Annotated[float, typer.Option(min=0, max=1e7, help="Longer clips are refused.")] = 4 * 3600,
     max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are refused.")] = 8 * 2**30,
     dtype: Dtype = "auto",
     load_in_4bit: FourBit = False,
@@ -400,14 +407,14 @@ def timeline(
     several.
     """
     from . import __version__
+    from .cues.timeline import drawable
     from .emotions import label_space
     from .predictions import fingerprint
     from .timeline import windows as stream
 
     _one_sense_left(no_audio, no_video)
     space, started = label_space(labels), time.perf_counter()
-    if plot is not None and not plot.resolve().parent.is_dir():
-        raise OmniError(f"{plot} is in no folder that there is. Make it first.", code="bad_out")
+    drawable(plot)
     limits = stream.limits_of(max_seconds, max_bytes)
     media = stream.Windows(clip, window=window, hop=hop, audio=not no_audio, video=not no_video, limits=limits)
     with _status("Loading the model…"):
@@ -416,14 +423,14 @@ def timeline(
 
     with _bar("reading", media.duration * (2 if think else 1)) as done:
         found = reading.read_timeline(loaded, processor, media, labels=space, think=think, progress=done)
-    if plot is not None:
-        reading.draw(found, plot)
     if as_json:
         facts: dict[str, Any] = {"model": model, "model_sha256": fingerprint(model).sha256, "omni_version": __version__}
         facts |= {"think": think, "seconds": round(time.perf_counter() - started, 3)}
         typer.echo(json.dumps(found.to_dict() | {"clip": str(clip)} | facts, ensure_ascii=_block() == "#"))
     else:
         typer.echo(reading.told(found))
+    if plot is not None:
+        reading.draw(found, plot)
 
 
 @app.command()
@@ -473,9 +480,7 @@ def calibrate(
         Path, typer.Option(help="Folder of answers, as of omni eval; run again to resume.", show_default=False)
     ],
     model: Model = "default",
-    out: Annotated[
-        Path | None, typer.Option(help="Write here. Default: calibration.json in the model's folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: calibration.json in the model's folder.")] = None,
     labels: Annotated[str | None, typer.Option(help="A label space. Default: that of the manifest.")] = None,
     features: Annotated[Path | None, typer.Option(help="Keep encoded clips here, as in training.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that go through the model together.")] = 4,
@@ -510,12 +515,10 @@ def evaluate(
         list[str] | None,
         typer.Option(help="default, a folder, or hub:owner/name; again for more models. Default: default."),
     ] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="A label space, words a,b,c, or a file. Default: that of the manifest.")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(help="A label space, words a,b,c, or a file.")] = None,
     protocol: Annotated[str, typer.Option(help="omni, or r1-omni for the released one (verbatim).")] = "omni",
     mode: Annotated[list[str] | None, typer.Option(help="think or no-think. Default: both.")] = None,
-    question: Annotated[str | None, typer.Option(help="In place of the model's own question.")] = None,
+    question: Annotated[str | None, typer.Option(help="In place of the model's own.", callback=_said)] = None,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave the sound out of every clip.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave the picture out of every clip.")] = False,
     wheels: Annotated[Path | None, typer.Option(help="Emotion wheels as JSON, in place of ours.")] = None,
@@ -717,7 +720,7 @@ def report(
     typer.echo(write(run))
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 def rewards(ctx: typer.Context) -> None:
     """Run rewards over saved completions.
 

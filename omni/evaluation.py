@@ -90,12 +90,17 @@ PROTOCOLS = {
 
 
 class Evaluation(NamedTuple):
-    """The content of metrics.json, and how many answers were made now, failed, or were there already."""
+    """The content of metrics.json; how many answers were made now, failed, or were there already; and all of them.
+
+    Attributes:
+        answers: mode, case and row of every answer that was asked for.
+    """
 
     metrics: dict[str, Any]
     done: int
     errors: int
     known: int
+    answers: Sequence[tuple[str, Case, Row]]
 
 
 class Judged(NamedTuple):
@@ -172,7 +177,10 @@ def evaluate(
     facts = {"manifest": str(manifest), "without": without or None, "wheels": rings.name}
     metrics = facts | measure(cases, rows, ids, chosen, protocol, space, rings)
     _write(out, metrics)
-    return Evaluation(metrics, *counts)
+    answers = [
+        (mode, case, rows[key_of(case, model, mode, protocol)]) for model in ids for mode in chosen for case in cases
+    ]
+    return Evaluation(metrics, *counts, answers)
 
 
 def measure(

@@ -115,8 +115,7 @@ def label(
         labels: the label space, unless `open_vocabulary` lets the model choose its words.
         think: ask for reasons before the answer.
         question: in place of the model's own; a question in a manifest goes first.
-        batch_size: clips that go through the model together; None chooses by the device. It is halved when memory
-            runs out.
+        batch_size: clips that go through the model together; None is `label_run.BATCH`. Halved when memory runs out.
         shard: take only a part of the clips.
         limit: take only the first so many clips of the sources, before the shard is taken.
         retry_errors: try clips again whose row has an error.

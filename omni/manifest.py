@@ -156,10 +156,15 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
                 yield reader.line_num, {key: value for key, value in row.items() if value != ""}
         except UnicodeDecodeError as err:
             raise ManifestError(f"{path} is not UTF-8 text. Save it as UTF-8.", code="bad_encoding") from err
+        except csv.Error as err:
+            raise ManifestError(f"{path}:{reader.line_num + 1}: {err}. Repair it, or use .jsonl.", code="bad_row") from err
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    rows = _parquet().read_table(path).to_pylist()
+    try:
+        rows = _parquet().read_table(path).to_pylist()
+    except ValueError as err:  # pyarrow's
+        raise ManifestError(f"{path} is no Parquet file, or a damaged one. Write it again.", code="bad_file") from err
     for line, row in enumerate(rows, start=1):
         yield line, {key: value for key, value in row.items() if value is not None}
 

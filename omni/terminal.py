@@ -107,7 +107,8 @@ class Terminal:
                 self.say(f"({note})")
 
     def ask(self, question: str) -> None:
-        """Ask, and show the answer as it is written."""
+        """Ask, and show the answer as it is written; bytes that are no UTF-8 become question marks."""
+        question = question.encode(errors="replace").decode()
         chat = self._open()
         before = chat.dropped
         if self.facts is None:
@@ -126,7 +127,8 @@ class Terminal:
             self._open().space = found = label_space(space)
             self.say(f"(from now on: {', '.join(found.labels)})")
         else:
-            print(self.bars(self._last()))
+            bars = self.bars(self._last())
+            print(bars) if self.facts is None else self.say(bars)  # stdout has a JSON object a line then
 
     def evidence(self, _: str) -> None:
         """The reasons of the last answer, each checked against the clip."""

@@ -1,7 +1,7 @@
 """Confidence: temperatures that calibrate, thresholds that abstain, and where they are kept."""
 
-import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +24,6 @@ from omni.emotions import label_space
 from omni.errors import OmniError
 from omni.features import encode_clip
 from omni.generate import ask_text, build_inputs, reason, score_labels
-from omni.predictions import fingerprint
 from omni.tiny import tiny
 from tests.clips import CLIPS
 
@@ -98,19 +97,17 @@ def test_the_default_model_has_a_calibration_of_both_modes() -> None:
 def test_calibrating_on_the_answers_of_a_run_finds_how_wrong_they_are_and_can_be_repeated(
     tmp_path, monkeypatch
 ) -> None:
-    """The run is written here as `omni eval` writes it: with thinking all are sure and a quarter of them wrong."""
+    """The answers are given here as `omni eval` gives them: with thinking all are sure and a quarter of them wrong."""
     folder, run = tmp_path / "model", tmp_path / "run"
     folder.mkdir()
-    run.mkdir()
-    (folder / "config.json").write_text("{}")
 
-    def answered(*_, **__) -> None:
-        rows = []
+    def answered(*_, **__) -> SimpleNamespace:
+        answers = []
         for mode, sure in (("think", 0.99), ("no-think", 0.75)):
             labels = tempered({"sad": sure, "happy": 1 - sure}, read_calibration(folder).of(mode))
-            facts = {"status": "ok", "mode": mode, "labels": labels, "model_sha256": fingerprint(str(folder)).sha256}
-            rows += [facts | {"label": "sad", "truth": truth} for truth in ("sad", "sad", "sad", "happy")]
-        (run / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            row = {"status": "ok", "mode": mode, "labels": labels, "label": "sad", "truth": "sad"}
+            answers += [(mode, SimpleNamespace(truth=truth), row) for truth in ("sad", "sad", "sad", "happy", None)]
+        return SimpleNamespace(answers=answers)
 
     monkeypatch.setattr("omni.evaluation.evaluate", answered)
     found = calibrate(tmp_path / "m.jsonl", str(folder), run)

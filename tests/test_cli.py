@@ -186,8 +186,10 @@ def test_cues_are_records_in_time_without_a_model(run, model: Model, voice_clip:
     ]
     found = json.loads(run("cues", voice_clip, "--json")[1])
     assert (found["clip"], found["duration_s"], found["records"][0]["cue"]) == (str(voice_clip), 0.5, "speech")
-    code, _, err = run("cues", voice_clip, "--plot", tmp_path / "cues.txt")
-    assert code == 2 and err.endswith("Name a .png in a folder of yours.\n")
+    for command in ("cues", "timeline"):  # refused before anything is measured
+        code, out, err = run(command, voice_clip, "--plot", tmp_path / "cues.txt")
+        assert (code, out) == (2, "") and err.endswith("has no suffix of a picture. Name a .png.\n")
+        assert run(command, voice_clip, "--plot", tmp_path / "no" / "cues.png")[0] == 2
 
 
 def test_a_manifest_gets_the_cues_that_the_reward_takes(run, voice_clip: Path, tmp_path: Path) -> None:
@@ -199,6 +201,13 @@ def test_a_manifest_gets_the_cues_that_the_reward_takes(run, voice_clip: Path, t
     assert "smile" not in row.extra["cues"]  # there is no picture
     claim = "<think>The voice is flat.</think><answer>sad</answer>"
     assert cues_reward([claim], [{"cues": row.extra["cues"]}])[0] > 0
+    write_manifest(tmp_path / "m.jsonl", [Example(voice_clip, "sad"), Example(tmp_path / "gone.wav", "sad")])
+    code, _, err = run("cues", tmp_path / "m.jsonl", "--out", tmp_path / "measured.jsonl")
+    assert code == 3 and err.startswith("left out: ") and "gone.wav" in err and err.count("\n") == 1
+    assert [one.clip for one in read_manifest(tmp_path / "measured.jsonl")] == [voice_clip]
+    (tmp_path / "m.jsonl").write_text("")
+    assert run("cues", tmp_path / "m.jsonl", "--out", tmp_path / "none.jsonl")[0] == 2
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_clip_alone_is_asked_about(run, model: Model, talking_clip: Path) -> None:
@@ -265,6 +274,11 @@ def test_a_malformed_text_is_told(run, model: Model, talking_clip: Path) -> None
             ["CLIP", "--labels", "ekman9"],
             "omni: Unknown label space 'ekman9'. Use one of ekman7, dfew7, mafw11, ravdess8, mer6, cremad6, meld7, "
             "words separated by commas (angry,happy), or a text file with one word per line.\n",
+        ),
+        (
+            ["label", "CLIP", "--out", "x.jsonl", "--max-seconds", "inf"],
+            "omni: Invalid value for '--max-seconds': Input should be less than or equal to 10000000. "
+            "See omni label --help.\n",
         ),
         (["CLIP", "--model", "broken"], "omni: broken holds no weights. Save one with save_pretrained.\n"),
     ],
@@ -385,5 +399,6 @@ def test_rewards_and_report_are_called_with_what_follows(run, tmp_path) -> None:
     saved.write_text(json.dumps({"completion": "<answer>joy</answer>", "label": "happy"}) + "\n")
     code, out, _ = run("rewards", saved, "--rewards", "accuracy", "--json")
     assert code == 0 and json.loads(out)["rewards"]["accuracy"]["mean"] == 1.0
+    assert "SAVED.jsonl" in run("rewards", "--help")[1]
     code, out, err = run("report", tmp_path)
     assert (code, out) == (2, "") and "output_dir" in err and "\n" not in err.strip()

@@ -156,6 +156,12 @@ def test_the_least_certain_clip_comes_first_with_its_confidence_as_score(tmp_pat
     assert tasks[0]["data"]["clip"] == "/data/local-files/?d=torn.mp4"
 
 
+def test_an_answer_that_abstains_chooses_nothing_for_the_human(tmp_path: Path) -> None:
+    (task,), _ = tasks_of(tmp_path, answered("a.mp4", label="uncertain"))
+    assert [region["from_name"] for region in task["predictions"][0]["result"]] == ["rationale"]
+    assert task["data"]["omni"]["label"] is None
+
+
 def test_a_clip_with_any_name_is_found_by_its_address(tmp_path: Path) -> None:
     name = "take #1 & 50% ?.mp4"
     (task,), _ = tasks_of(tmp_path, answered(f"a b/{name}"))
@@ -234,6 +240,7 @@ def test_the_flat_table_has_a_column_for_each_label_and_no_formula(tmp_path: Pat
 def test_a_sharegpt_row_asks_with_its_clip_and_answers_with_tags(tmp_path: Path) -> None:
     rows = [answered("a.mp4", transcript="Hello <video> there"), answered("voice.wav", modalities=["audio"])]
     rows += [answered("open.mp4", labels=None, label="wistful"), answered("none.mp4", labels=None, label=None)]
+    rows.append(answered("unsure.mp4", label="uncertain"))
     lines = exported(tmp_path, "sharegpt", *rows).read_text(encoding="utf-8").splitlines()
     video, audio, wide = map(json.loads, lines)  # nothing to learn from a row without a label
     assert video["videos"] == [str(tmp_path / "a.mp4")]

@@ -77,6 +77,8 @@ def test_a_file_as_windows_writes_it_is_read(tmp_path: Path) -> None:
         ("m.csv", "path,label\na.mp4,x\n", r"m\.csv:2: the row has no 'clip'"),
         ("m.jsonl", b"\xff\xfe\x00", "Save it as UTF-8"),
         ("m.csv", b"clip\n\xff\xfe\n", "Save it as UTF-8"),
+        ("m.csv", "clip,rationale\na.mp4," + "x" * 140_000 + "\n", r"m\.csv:2: field larger"),
+        ("m.parquet", "clip", "no Parquet file, or a damaged one"),
         ("m.txt", "", r"Use \.jsonl, \.csv, \.parquet"),
     ],
 )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..clip import Clip, read_clip
-from ..errors import OmniError
+from ..errors import ClipError, ManifestError, OmniError
 from ..manifest import read_manifest, write_manifest
 from .face import SIDE, face_records, face_tower
 from .record import CueRecord
@@ -80,22 +80,46 @@ def draw(clip: Clip, records: Sequence[CueRecord], path: str | os.PathLike[str])
         raise OmniError(f"{path} cannot be written ({err}). Name a .png in a folder of yours.", code="bad_out") from err
 
 
-def measure_manifest(manifest: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+def measure_manifest(manifest: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[str]:
     """Write a manifest again with the column `cues`, which the reward of that name takes.
 
     It says of every cue of the lexicon whether it was measured in the clip, null if that is unknown; cues of a sense
     that the clip lacks are not there.
 
+    Returns:
+        What is wrong with the clips that were left out, since they cannot be read.
+
     Raises:
-        OmniError: a clip or one of the manifests cannot be read or written.
+        OmniError: a manifest is empty or cannot be read or written, or no clip can be read.
     """
     from ..evidence import measured
 
-    examples = read_manifest(Path(manifest))
-    found = [dict(measured(streams(read_clip(example.clip))).there) for example in examples]
-    write_manifest(
-        Path(out), [replace(e, extra=e.extra | {"cues": there}) for e, there in zip(examples, found, strict=True)]
-    )
+    measured_rows, left_out = [], []
+    for example in read_manifest(Path(manifest)):
+        try:
+            there = dict(measured(streams(read_clip(example.clip))).there)
+        except ClipError as err:
+            left_out.append(f"{example.clip}: {err}")
+        else:
+            measured_rows.append(replace(example, extra=example.extra | {"cues": there}))
+    if not measured_rows:
+        raise ManifestError(f"{manifest} has no clip that can be read. {' '.join(left_out[:1])}".strip())
+    write_manifest(Path(out), measured_rows)
+    return left_out
+
+
+def drawable(path: Path | None) -> None:
+    """Refuse a picture that could not be written, before anything is measured.
+
+    Raises:
+        OmniError: there is no such folder, or the suffix is none of a picture.
+    """
+    from PIL import Image
+
+    if path is not None and not path.resolve().parent.is_dir():
+        raise OmniError(f"{path} is in no folder that there is. Make it first.", code="bad_out")
+    if path is not None and path.suffix.lower() not in Image.registered_extensions():
+        raise OmniError(f"{path} has no suffix of a picture. Name a .png.", code="bad_out")
 
 
 def read_closely(path: str | os.PathLike[str]) -> Clip:

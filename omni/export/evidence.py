@@ -41,6 +41,14 @@ def spans(row: Row) -> Iterator[Span]:
         yield Span(item["modality"], name, item["verdict"], item["sentence"], start, max(start, end))
 
 
+def chosen(row: Row) -> str | None:
+    """The label of a row; None where the model gave none or abstained, so that it is none of those to choose from.
+
+    >>> chosen({"label": "uncertain", "labels": {"sad": 0.6, "fear": 0.4}})
+    """
+    return row["label"] if row["labels"] is None or row["label"] in row["labels"] else None
+
+
 def clip_path(row: Row, root: Path) -> Path:
     """The absolute path of a row's clip; a relative one starts from root. Links stay what they are."""
     return Path(os.path.normpath(root / row["clip"]))

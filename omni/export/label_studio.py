@@ -26,7 +26,7 @@ from xml.etree import ElementTree as ET
 
 from ..errors import ManifestError
 from ..journal import Row
-from .evidence import Span, clip_path, spans, xml_text
+from .evidence import Span, chosen, clip_path, spans, xml_text
 
 RATE = 25  # frames a second on the page's timeline
 URL = "/data/local-files/?d="
@@ -48,7 +48,10 @@ def label_studio_files(rows: Sequence[Row], root: Path) -> Mapping[str, bytes]:
 
 
 def _task(row: Row, root: Path) -> Row:
-    told = {name: row[name] for name in KEPT} | {"thought": row["thought"] or ""}  # null in a .csv
+    told = {name: row[name] for name in KEPT} | {
+        "label": chosen(row),
+        "thought": row["thought"] or "",
+    }  # null in a .csv
     data = {"clip": _url(row, root), "question": row["question"], "omni": told}
     prediction = {"model_version": row["model"], "result": _result(row)}
     score = {} if row["confidence"] is None else {"score": row["confidence"]}
@@ -68,7 +71,7 @@ def _url(row: Row, root: Path) -> str:
 
 def _result(row: Row) -> list[Row]:
     found = []
-    if row["label"]:
+    if chosen(row):
         found.append(_text("label", row["label"]) if row["labels"] is None else _choice(row["label"]))
     if row["thought"]:
         found.append(_text("rationale", row["thought"]))

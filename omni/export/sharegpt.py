@@ -7,8 +7,8 @@
 As LLaMA-Factory reads it: as many <video> and <audio> marks as there are files in `videos` and `audios`. A clip with a
 picture is one <video>, whose sound lies in the same file; a clip with sound alone is one <audio>. A mark that someone
 says in a clip loses its brackets. The user's turn is
-`answer.prompt`; in an open vocabulary it lists no emotions. A row whose model gave no label is left out: there is no
-answer to learn from.
+`answer.prompt`; in an open vocabulary it lists no emotions. A row whose model gave no label, or abstained, is left out:
+there is no answer to learn from.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 from ..answer import format_answer, prompt
 from ..journal import Row
 from ..predictions import OPEN
-from .evidence import clip_path
+from .evidence import chosen, clip_path
 
 MARK = re.compile(r"<(image|video|audio)>")
 
 
 def sharegpt_file(rows: Sequence[Row], root: Path) -> bytes:
     """The rows as JSON lines."""
-    lines = (json.dumps(_exchange(row, root), ensure_ascii=False) for row in rows if row["label"])
+    lines = (json.dumps(_exchange(row, root), ensure_ascii=False) for row in rows if chosen(row))
     return "".join(line + "\n" for line in lines).encode(errors="replace")
 
 
