@@ -21,13 +21,15 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, TrlParser
+from yaml import YAMLError
 
-from omni.collate import encode_examples
+from omni.collate import encode_examples, true_label
 from omni.emotions import label_space
 from omni.errors import OmniError, TrainingError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, grpo_rows
 from omni.loading import load, machine_flags, new_adapter, train_all
+from omni.manifest import read_manifest
 from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
 
@@ -83,6 +85,8 @@ def train(run: Run, args: GRPOConfig) -> None:
         raise TrainingError(f"Unknown mode {run.mode!r}. Choose one of: {', '.join(MODES)}.", code="settings")
     torch.manual_seed(args.seed)
     space = label_space(run.labels)
+    for example in (row for manifest in run.train for row in read_manifest(manifest)):
+        true_label(example, space)  # a wrong one is found before the hours of encoding
     chosen = select(run.rewards, args.reward_weights)
     args.reward_weights = chosen.weights
     model, processor = start(run, "auto" if args.bf16 else "float32")
@@ -100,10 +104,8 @@ def train(run: Run, args: GRPOConfig) -> None:
         for column in set(needed_columns(name)) - {"shuffled_accuracy"}:  # which the trainer measures
             if all(row.get(column) is None for row in rows):
                 raise TrainingError(f"The reward {name!r} needs the column {column!r} in a manifest.", code="columns")
-    print(
-        f"{len(encoded)} clips, {len(left_out)} left out, {len(rows)} prompts; rewards: {', '.join(run.rewards)}",
-        flush=True,
-    )
+    found = f"{len(encoded)} clips, {len(left_out)} left out, {len(rows)} prompts"
+    print(f"{found}; rewards: {', '.join(run.rewards)}", flush=True)
     trainer = OmniGRPOTrainer(
         model,
         chosen.functions,
@@ -134,6 +136,8 @@ def main() -> None:
     sys.argv += machine_flags(sys.argv)
     try:
         run, args = TrlParser((Run, GRPOConfig)).parse_args_and_config()
+    except (OSError, YAMLError) as err:
+        sys.exit(f"train_grpo: {' '.join(str(err).split())}. Correct the file or its path.")
     except ValueError as err:  # settings that do not go together
         sys.exit(f"train_grpo: {err}")
     try:

@@ -22,13 +22,16 @@ from peft import PeftModel
 from rich.progress import Progress
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
+from yaml import YAMLError
 
 from omni.align import AlignOptions, align, fit_streams
-from omni.collate import Encoded, RowOptions, align_rows, encode_examples, sft_rows, vocabulary
+from omni.collate import Encoded, RowOptions, align_rows, encode_examples, sft_rows, true_label, vocabulary
+from omni.emotions import label_space
 from omni.errors import ModelError, OmniError
 from omni.features import FeatureCache
 from omni.fusion.placement import choose
 from omni.loading import has_adapter, load, machine_flags, new_adapter, train_all
+from omni.manifest import read_manifest
 from omni.sft import ColdStartTrainer
 
 SHARES = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words", "blind", "mute", "nothing")
@@ -128,6 +131,9 @@ def align_fusion(model, processor, encoded: list[Encoded], args: ColdStart, seed
 def train(args: ColdStart, training: SFTConfig) -> None:
     """Encode, align, train, save."""
     started = time.time()
+    space = label_space(args.labels)
+    for example in (row for manifest in args.train for row in read_manifest(manifest)):
+        true_label(example, space)  # a wrong one is found before the hours of encoding
     torch.manual_seed(training.seed)
     model, processor = start(args, "auto" if training.bf16 else "float32")
     encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))
@@ -135,7 +141,7 @@ def train(args: ColdStart, training: SFTConfig) -> None:
         print(f"left out: {message}", file=sys.stderr)
     print(f"encoded {len(encoded)} clips in {time.time() - started:.0f} s", flush=True)
     shares = {name: getattr(args, name) for name in SHARES}
-    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed), processor.prompt, args.labels)
+    rows = sft_rows(encoded, RowOptions(**shares, seed=training.seed), processor.prompt, space)
 
     folder = Path(training.output_dir)
     checkpoint = get_last_checkpoint(training.output_dir) if args.resume and folder.is_dir() else None
@@ -165,6 +171,8 @@ def main() -> None:
     sys.argv += machine_flags(sys.argv)
     try:
         args, training = TrlParser((ColdStart, SFTConfig)).parse_args_and_config()
+    except (OSError, YAMLError) as err:
+        sys.exit(f"train_sft: {' '.join(str(err).split())}. Correct the file or its path.")
     except ValueError as err:  # settings that do not go together
         sys.exit(f"train_sft: {err}")
     try:

@@ -4,8 +4,8 @@
 
 Three things are new to the default model: an annotator who believes the face where face and voice of a synthetic actor
 conflict; a label set of four words in which emotions are lumped together; a corpus of real voices (EmoDB's speaker 15,
-and 16 to test on; no clip of the two was in training). Reptile learns its start from other lumpings and annotators, on
-other actors.
+and 16 to test on; no clip of the two was in training). Reptile learns its start from other lumpings and an annotator
+who believes the voice, on other actors.
 
     as it is      the model, asked with the new labels
     in context    four of the k clips with their labels in the prompt, as earlier turns
@@ -87,7 +87,7 @@ def voices(heard: list[Encoded], space: LabelSpace, shots: int, rng: random.Rand
 
 
 def learned_tasks(rows: Encoded, count: int, rng: random.Random) -> list[Task]:
-    """Tasks for Reptile: every second one a lumping, every second one an annotator who believes one sense."""
+    """Tasks for Reptile: every second one a lumping, every second one an annotator who believes the voice."""
     tasks = []
     for i in range(count):
         some = rng.sample(rows, 32)
@@ -96,8 +96,7 @@ def learned_tasks(rows: Encoded, count: int, rng: random.Random) -> list[Task]:
             lumping = {label: words[j % 4] for j, label in enumerate(rng.sample(EKMAN7, 7))}
             tasks.append(task(some, [lumping[e.label] for e, _ in some], LabelSpace("new", tuple(words))))
         else:
-            sense = rng.choice(("face", "voice"))
-            tasks.append(task(some, [e.extra[sense] for e, _ in some], label_space(EKMAN7)))
+            tasks.append(task(some, [e.extra["voice"] for e, _ in some], label_space(EKMAN7)))
     return tasks
 
 

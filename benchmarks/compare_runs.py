@@ -4,7 +4,7 @@
 
 Reads what `eval_default.py` wrote. Runs with the same name are seeds of one recipe: their UAR is averaged clip draw by
 clip draw, so an interval is over clips, and the spread over seeds stands beside it. Differences are paired: both sides
-see the same drawn clips.
+see the same drawn clips. What a file does not have (`--mode`) is said and left out.
 """
 
 import json
@@ -33,6 +33,17 @@ def draws(runs: list[dict], key: str) -> tuple[float, list[float], np.ndarray]:
     return float(np.mean(each)), each, resample(mean, len(truth))
 
 
+def measured(path: Path) -> dict:
+    """The held-out part of a file; one line says what to do if it does not tell its clips."""
+    found: dict = json.loads(path.read_text()).get("held-out actors", {})
+    if "sha256" not in found:
+        raise SystemExit(f"{path} does not say which clips it is about. Write it again with eval_default.py.")
+    for mode, key in MODES.items():
+        if key not in found:
+            typer.echo(f"{path} has no {mode} answers and is left out there.", err=True)
+    return found
+
+
 def row(name: str, runs: list[dict], first: dict) -> list[str]:
     """A line of the table for each way of answering."""
     lines = []
@@ -43,26 +54,35 @@ def row(name: str, runs: list[dict], first: dict) -> list[str]:
         value, each, drawn = draws(runs_of, key)
         low, high = interval(drawn)
         cells = [f"{value:.3f} ({low:.3f} to {high:.3f})", " ".join(f"{x:.3f}" for x in each)]
-        base, _, base_drawn = draws([first], key)
-        down, up = interval(drawn - base_drawn)
-        cells.append("" if runs_of == [first] else f"{value - base:+.3f} ({down:+.3f} to {up:+.3f})")
-        found = [run["claims"] for run in runs_of if mode == "think"]
-        claims = f"{np.mean([c['precision'] for c in found]):.3f}, {np.mean([c['per rationale'] for c in found]):.2f}"
-        lines.append(f"| {name} | {mode} | {' | '.join(cells)} | {claims if found else ''} |")
+        cells.append("" if runs_of == [first] or key not in first else against(first, key, value, drawn))
+        cells.append(claims([run["claims"] for run in runs_of]) if mode == "think" else "")
+        lines.append(f"| {name} | {mode} | {' | '.join(cells)} |")
     return lines
+
+
+def against(first: dict, key: str, value: float, drawn: np.ndarray) -> str:
+    """The paired difference from the first run."""
+    base, _, base_drawn = draws([first], key)
+    low, high = interval(drawn - base_drawn)
+    return f"{value - base:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def claims(found: list[dict]) -> str:
+    """Mean precision and number of the claims of some runs."""
+    return f"{np.mean([c['precision'] for c in found]):.3f}, {np.mean([c['per rationale'] for c in found]):.2f}"
 
 
 def main(
     cold: Path, run: Annotated[list[str], typer.Option(help="NAME=FILE, what eval_default.py wrote; may repeat")]
 ) -> None:
     """Print a Markdown table."""
-    first = json.loads(cold.read_text())["held-out actors"]
+    first = measured(cold)
     recipes = defaultdict(list)
     for entry in run:
         name, path = entry.split("=", 1)
-        recipes[name].append(json.loads(Path(path).read_text())["held-out actors"])
-    if any(one["truth"] != first["truth"] for runs in recipes.values() for one in runs):
-        raise typer.BadParameter("The files are about different clips.")
+        recipes[name].append(measured(Path(path)))
+        if any(recipes[name][-1][key] != first[key] for key in ("sha256", "truth")):
+            raise SystemExit(f"{path} is about other clips or labels than {cold}. Write both from one TEST.jsonl.")
     lines = [
         "| recipe | answers | UAR (95 %) | each seed | against the first (95 %, paired) | claims: precision, number |"
     ]

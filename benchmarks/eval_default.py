@@ -19,7 +19,6 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from omni.clip import read_clip
 from omni.cues.lexicon import CUES
 from omni.cues.lexicon import claims as cue_claims
 from omni.cues.truth import claim_precision, cue_truth
@@ -111,11 +110,12 @@ def held_out(
     """Measurements on synthetic clips with known truth; `save` gets what is known after each of them."""
     truth, clips = [e.label for e, _ in rows], [c for _, c in rows]
     both = [i for i, (_, c) in enumerate(rows) if c.modalities == ("video", "audio")]
-    groups = {
+    kinds = {
         "agree": [i for i in both if not rows[i][0].extra["conflict"]],
         "conflict": [i for i in both if rows[i][0].extra["conflict"]],
         "all": list(range(len(rows))),
     }
+    groups = {name: keep for name, keep in kinds.items() if keep}
 
     def by_group(labels: Sequence[str]) -> dict:
         return {name: accuracy([truth[i] for i in keep], [labels[i] for i in keep]) for name, keep in groups.items()}
@@ -124,7 +124,7 @@ def held_out(
         right = [t == label for t, label in zip(truth, labels, strict=True)]
         return round(ece(right, [p[label] for label, p in zip(labels, probabilities, strict=True)]), 4)
 
-    result: dict = {"ece": {}, "truth": truth}
+    result: dict = {"ece": {}, "truth": truth, "sha256": [c.sha256 for c in clips]}
     if "think" in modes:
         answers = predict_reasoned(model, processor, clips)
         result["think"] = {"full": by_group([a.label for a in answers])}
@@ -148,7 +148,7 @@ def held_out(
                 result["no-think labels"] = labels[name]
                 result["ece"]["no-think"] = calibration(labels[name], probabilities)
             save(result)
-        if {"full", "another clip's sound"} <= labels.keys():
+        if {"full", "another clip's sound"} <= labels.keys() and "conflict" in groups:
             changed = [labels["full"][i] != labels["another clip's sound"][i] for i in groups["conflict"]]
             result["answers changed by another clip's sound, conflict clips"] = round(float(np.mean(changed)), 4)
             save(result)
@@ -177,9 +177,9 @@ def claims(rows, answers) -> dict:
     }
 
 
-def real(model, processor, cache: FeatureCache, examples: Sequence[Example], frames: int) -> dict:
+def real(model, processor, cache: FeatureCache, examples: Sequence[Example]) -> dict:
     """Accuracy and answers on real clips."""
-    clips = [cache(read_clip(e.clip, frames=frames)) for e in examples]
+    clips = [cache(processor.read(e.clip)) for e in examples]
     truth = [e.label for e in examples]
     fast = top(predict_fast(model, processor, clips))
     answers = predict_reasoned(model, processor, clips)
@@ -210,17 +210,21 @@ def markdown(result: dict) -> str:
     ours = result["held-out actors"]
     for mode in ("think", "no-think"):
         for name, groups in ours[mode].items():
-            cells = (f"{groups[g]['uar']:.3f} ({groups[g]['clips']})" for g in ("agree", "conflict", "all"))
+            columns = [groups.get(g) for g in ("agree", "conflict", "all")]
+            cells = (f"{group['uar']:.3f} ({group['clips']})" if group else "–" for group in columns)
             lines.append(f"| {mode} | {name} | {' | '.join(cells)} |")
     found = ours["claims"]
-    changed = ours["answers changed by another clip's sound, conflict clips"]
+    changed = ours.get("answers changed by another clip's sound, conflict clips")
+    swapped = (
+        "" if changed is None else f" Another clip's sound changes {changed:.0%} of the answers to conflict clips."
+    )
     lines += [
         "",
         f"Well formed: {ours['well formed']:.3f}. Cue claims: {found['per rationale']:.2f} a rationale, precision "
         f"{found['precision']:.3f} ({found['supported']} supported, {found['contradicted']} contradicted, "
         f"{found['uncheckable']} not checkable); in clips without sound {found['voice claims in mute clips']} about a "
         f"voice. Expected calibration error: {ours['ece']['think']:.3f} with thinking, {ours['ece']['no-think']:.3f} "
-        f"without. Another clip's sound changes {changed:.0%} of the answers to conflict clips.",
+        f"without.{swapped}",
         "",
         "| real clips | number | accuracy, think | accuracy, no-think | answers, think |",
         "|---|---|---|---|---|",
@@ -267,9 +271,9 @@ def main(
         sets["grid"] = [Example(p, "neutral") for p in sorted(grid.iterdir())]
     for name, chosen in sets.items():
         if chosen:
-            save(real(net, processor, cache, chosen, processor.frames), name)
+            save(real(net, processor, cache, chosen), name)
     examples = read_manifest(test)[: limit or None]
-    rows = [(e, cache(read_clip(e.clip, frames=processor.frames))) for e in track(examples, "encoding")]
+    rows = [(e, cache(processor.read(e.clip))) for e in track(examples, "encoding")]
     held_out(net, processor, rows, mode or MODES, condition or list(CONDITIONS), save)
     typer.echo(out if mode or condition else markdown(result))
 

@@ -68,10 +68,11 @@ def actors(
     """Render synthetic actors; continues where an earlier run stopped."""
     from .actors import Sources, generate
 
+    made = generate(Sources(facekit, emodb, fps, size), out, split, clips, seed, workers)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task(f"{split} clips", total=clips)
-        for done in generate(Sources(facekit, emodb, fps, size), out, split, clips, seed, workers):
+        for done in made:
             progress.update(task, completed=done)
     typer.echo(out / f"{split}.jsonl")
 

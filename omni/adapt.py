@@ -15,13 +15,13 @@ model's own weights) and against the same clips shown in the prompt.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from .emotions import LabelSpace, label_space
 from .errors import ManifestError, ModelError
 from .features import ClipFeatures, FeatureCache, encode_clip
 from .generate import ask_text
+from .import_weights import open_weights
 from .manifest import read_manifest
 from .matrix_measure import first_tokens, prompts
 from .rollout import unwrapped
@@ -138,7 +139,7 @@ def read_tasks(
         features: folder of a `FeatureCache`; without it every clip is encoded once and forgotten.
 
     Raises:
-        OmniError: a row has no such column, no label of the space, or a clip that cannot be read.
+        OmniError: there is no row, or one has no such column, no label of the space, or a clip that cannot be read.
     """
     space, cache = label_space(labels), None if features is None else FeatureCache(features, model, processor)
     groups: dict[str, list[tuple[ClipFeatures, str]]] = {}
@@ -151,6 +152,8 @@ def read_tasks(
         name, label = str(example.extra[column]) if column else "", true_label(example, space)
         clip = processor.read(example.clip)
         groups.setdefault(name, []).append((cache(clip) if cache else encode_clip(model, processor, clip), label))
+    if not groups:
+        raise ManifestError(f"{manifest} has no rows. Give it a row with clip and label for each clip.", code="empty")
     return [Task([c for c, _ in rows], [label for _, label in rows], space) for rows in groups.values()]
 
 
@@ -231,8 +234,28 @@ def difference(fusion: nn.Module, before: Weights, labels: Sequence[str]) -> Del
     return Delta({n: (after[n] - before[n]).half() for n in before}, weights_hash(before), tuple(labels))
 
 
+def writable(path: str | Path) -> None:
+    """Make the folder of a delta; learning takes longer than finding out that nothing can be written there.
+
+    Raises:
+        ModelError: nothing can.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise ModelError(f"{path.parent} cannot be made ({err}). Give another --out.", code="out") from err
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ModelError(f"{path} is a folder, or its folder cannot be written. Give another --out.", code="out")
+
+
 def write_delta(path: str | Path, delta: Delta) -> None:
-    """Write a delta as safetensors."""
+    """Write a delta as safetensors.
+
+    Raises:
+        ModelError: nothing can be written there.
+    """
+    writable(path)
     facts = {"base": delta.base, "labels": list(delta.labels)}
     save_file({n: w.cpu().contiguous() for n, w in delta.weights.items()}, path, {"omni_delta": json.dumps(facts)})
 
@@ -241,11 +264,11 @@ def read_delta(path: str | Path) -> Delta:
     """Inverse of `write_delta`.
 
     Raises:
-        ModelError: there is no such file, or it holds no delta.
+        ModelError: there is no such file, or it holds no delta or is damaged.
     """
     if not Path(path).is_file():
         raise ModelError(f"There is no delta at {path}. Make one with omni adapt.", code="not_found")
-    with safe_open(path, "pt") as file:
+    with open_weights(Path(path)) as file:
         facts = (file.metadata() or {}).get("omni_delta")
         if facts is None:
             raise ModelError(f"{path} holds weights, but no delta. Make one with omni adapt.", code="delta")

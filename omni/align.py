@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .features import ClipFeatures, collate
+from .features import ClipFeatures, collate, to_device
 from .fusion import AUX, Fusion
 from .fusion.contract import gate
 
@@ -105,10 +105,11 @@ def align(
         progress: called with (step, steps, loss).
     """
     torch.manual_seed(options.seed)
+    device = next(fusion.parameters()).device
     fit_streams(fusion, [row.clip for row in rows])
     with torch.no_grad():
         fusion.output[-1].weight.fill_(length)
-    cue_scores, label_scores = WordScores(cues), WordScores(labels, votes=True)
+    cue_scores, label_scores = WordScores(cues).to(device), WordScores(labels, votes=True).to(device)
     parameters = [*fusion.parameters(), *cue_scores.parameters(), *label_scores.parameters()]
     steps = options.epochs * max(1, len(rows) // options.batch)
     optimizer = torch.optim.AdamW(parameters, options.rate, weight_decay=0.01)
@@ -117,7 +118,7 @@ def align(
     for step in range(steps):
         chosen = torch.randint(len(rows), (options.batch,)).tolist()
         batch = [rows[i] for i in chosen]
-        features, times = collate([_dropped(row.clip, options) for row in batch])
+        features, times = (to_device(x, device) for x in collate([_dropped(row.clip, options) for row in batch]))
         features = _noisy(fusion, features, options.noise)
         fused = fusion(features, times)
         loss = loss_of(cue_scores(fused.tokens), label_scores(fused.tokens), batch) + AUX * fused.aux
@@ -135,10 +136,11 @@ def align(
 
 def loss_of(cue_logits: Tensor, label_logits: Tensor, rows: Sequence[Aligned]) -> Tensor:
     """Cross-entropy of known cues and labels."""
-    truth = torch.stack([row.cues for row in rows])
+    truth = torch.stack([row.cues for row in rows]).to(cue_logits.device)
     known = ~truth.isnan()
     cue = nn.functional.binary_cross_entropy_with_logits(cue_logits[known], truth[known])
-    label = nn.functional.cross_entropy(label_logits, torch.tensor([row.label for row in rows]), ignore_index=-100)
+    named = torch.tensor([row.label for row in rows], device=label_logits.device)
+    label = nn.functional.cross_entropy(label_logits, named, ignore_index=-100)
     return 2 * cue + label
 
 
@@ -154,14 +156,14 @@ def gate_loss(
 
     Labels stand in this loss alone; the gate itself sees the clip. Rows without a label count for nothing.
     """
-    truth = torch.tensor([row.label for row in rows])
+    truth = torch.tensor([row.label for row in rows], device=gates.device)
     with torch.no_grad():
         alone = [
             nn.functional.cross_entropy(
                 scores(fusion({m: features[m]}, {m: times[m]}).tokens), truth, ignore_index=-100, reduction="none"
             )
             if m in features
-            else torch.zeros(len(rows))
+            else gates.new_zeros(len(rows))
             for m in fusion.streams
         ]
         target = gate(-torch.stack(alone, 1), gates > 0)  # (B, M)
@@ -196,5 +198,10 @@ def _noisy(fusion: Fusion, features: dict[str, Tensor], size: float) -> dict[str
 @torch.no_grad()
 def token_scores(fusion: Fusion, scores: WordScores, clips: Sequence[ClipFeatures], batch: int = 64) -> Tensor:
     """Scores (clips, W) of aligned tokens, for measuring."""
-    parts = [scores(fusion(*collate(clips[i : i + batch])).tokens) for i in range(0, len(clips), batch)]
+    device = next(fusion.parameters()).device
+    scores = scores.to(device)
+    parts = []
+    for i in range(0, len(clips), batch):
+        features, times = (to_device(x, device) for x in collate(clips[i : i + batch]))
+        parts.append(scores(fusion(features, times).tokens))
     return torch.cat(parts)

@@ -173,6 +173,12 @@ def calibrate(
         if not mine:
             raise ManifestError(f"{manifest}: no clip was answered in mode {mode}. See {run / 'report.html'}.")
         more = fit_temperature([truth for truth, _ in mine], [row["labels"] for _, row in mine])
+        if not 1.01 * COLDEST < more < 0.99 * HOTTEST:
+            found_out = "all right" if more < 1 else "no better than chance"
+            raise ManifestError(
+                f"{manifest}: the {len(mine)} answers in mode {mode} are {found_out}, which does not tell how sure the "
+                "model may be. Give more clips, of which some are hard."
+            )
         sure = [tempered(row["labels"], more)[row["label"]] for _, row in mine]
         temperature[mode], clips = old.of(mode) * more, len(mine)
         curve[mode] = risk_coverage([row["label"] == truth for truth, row in mine], sure)
@@ -195,9 +201,8 @@ def read_calibration(folder: Path) -> Calibration:
 
 
 def write_calibration(found: Calibration, path: Path) -> None:
-    """Inverse of `read_calibration`, to four digits of the curve."""
-    curve = {mode: [[round(x, 4) for x in point] for point in points] for mode, points in found.curve.items()}
-    replace_file(path, (json.dumps(asdict(found) | {"curve": curve}) + "\n").encode())
+    """Inverse of `read_calibration`."""
+    replace_file(path, (json.dumps(asdict(found)) + "\n").encode())
 
 
 def leading(labels: Mapping[str, float]) -> tuple[str, ...]:

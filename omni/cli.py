@@ -691,9 +691,10 @@ def adapt(
     if tasks_by and start:
         raise OmniError("--tasks-by learns a start and --start takes one. Drop one.", code="bad_argument")
     with _status("Loading the model…") as say:
-        loaded, processor = _load(model, "auto", False)
         from . import adapt as fast
 
+        fast.writable(out)
+        loaded, processor = _load(model, "auto", False)
         options = fast.AdaptOptions(steps=steps, seed=seed)
         tasks = fast.read_tasks(manifest, loaded, processor, labels=labels, column=tasks_by, features=features)
         say("Learning…")

@@ -77,7 +77,8 @@ def encode_examples(manifests: Sequence[str], cache: FeatureCache) -> tuple[list
         except ClipError as err:
             left_out.append(str(err))
             continue
-        encoded.append((example, cache(clip, example.extra.get("text")), cache.path(clip)))
+        words = example.extra.get("text")
+        encoded.append((example, cache(clip, words), cache.path(clip, told=bool(words))))
     return encoded, left_out
 
 

@@ -253,7 +253,7 @@ def canonical(word: str, space: LabelSpace) -> str | None:
     """The label of the space that a word means, or None.
 
     Case, white space and punctuation around the word do not matter. The space's own spelling comes first, so
-    a custom space may hold "joy" and "happy" as two labels.
+    a custom space may hold "joy" and "happy", or "angry (cold)" and "angry (hot)", as two labels.
 
     >>> canonical("Anger.", label_space("ekman7"))
     'angry'
@@ -262,9 +262,14 @@ def canonical(word: str, space: LabelSpace) -> str | None:
     >>> canonical("contempt", label_space("ekman7")) is None
     True
     """
-    key = " ".join(word.lower().split()).strip(" .,;:!?\"'*_`()[]")
-    if key in space:
-        return key
+    whole = " ".join(word.lower().split())
+    key = whole.strip(_AROUND)
+    for form in (whole, key):
+        if form in space:
+            return form
+    stripped = [label for label in space.labels if key and label.strip(_AROUND) == key]
+    if len(stripped) == 1:  # "Angry (cold)." has lost its bracket with the full stop
+        return stripped[0]
     head = HEADS.get(key)
     if head is None:
         return None

@@ -164,6 +164,8 @@ def evaluate(
     examples = read_manifest(manifest)
     space = _space(examples, labels, protocol, manifest)
     cases = [_case(one, space, question, protocol, manifest)._replace(without=without) for one in examples[:limit]]
+    if all(case.truth is None for case in cases):
+        space = None
     rows, counts = predict(
         out / "predictions.jsonl",
         cases,
@@ -219,7 +221,7 @@ def measure(
             {"question": asked, "clips": clips} for asked, clips in Counter(case.question for case in cases).items()
         ],
         "clips": len(cases),
-        "failed": len({clip for clip, *_ in failures}),
+        "failed": sum(any(one.row["status"] == "error" for one in of) for of in zip(*judged.values(), strict=True)),
         "failures": [dict(zip(("clip", "model", "mode", "code", "message"), f, strict=True)) for f in failures],
         "bootstrap": {"resamples": RESAMPLES, "seed": SEED},
         "models": {model.name: model.sha256 for model in models},
@@ -429,10 +431,11 @@ def _compare(think: Sequence[Judged], fast: Sequence[Judged], space: LabelSpace 
         for name in ("war", "uar", "f1_weighted")
     }
     right = Counter((a.right, b.right) for a, b in pairs)
+    answered = [(a, b) for a, b in pairs if a.row["status"] == b.row["status"] == "ok"]
     return differences | {
         "clips": len(pairs),
         "disagreeing": [a.row["clip"] for a, b in pairs if a.label != b.label],  # a human should look at these first
-        "same_answer": _portion(sum(a.label == b.label for a, b in pairs), len(pairs)),
+        "same_answer": _portion(sum(a.label == b.label for a, b in answered), len(answered)),
         "both_right": right[True, True],
         "only_think_right": right[True, False],
         "only_no_think_right": right[False, True],

@@ -1,6 +1,6 @@
 """Streams of a clip, encoded once and kept: the towers are frozen, so nothing is gained by encoding a clip again.
 
-    <root>/<key>/<sha256 of the clip>.safetensors      key = towers + sampling, so that no stale feature is ever read
+    <root>/<key>/<sha256 of the clip>-<senses>.safetensors      key = towers + recipe: no stale feature is ever read
 
 Training, evaluation, chat and labelling share one cache. Features are kept in float16 (a two-second clip of the
 default model takes about 50 kB) before the trainable fusion adapter, which must see gradients.
@@ -9,6 +9,7 @@ default model takes about 50 kB) before the trainable fusion adapter, which must
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from .clip import RATE, Clip
 from .cues.voice import FEATURES, VOICED_AT_LEAST
 from .encoders import MEL_HZ, WINDOW, Streams, transcribe
 
+FORMAT = 2  # raise it by hand when the code makes other features of the same clip, or writes them otherwise
+ANYHOW = ("_name_or_path", "architectures", "dtype", "transformers_version")  # settings that change no feature
 STREAMS = {"video": ("video", "expression"), "audio": ("audio", "prosody")}  # sense → its streams
 
 
@@ -48,17 +51,22 @@ class ClipFeatures:
     warnings: tuple[str, ...] = ()
 
     def without(self, *names: str) -> "ClipFeatures":
-        """The same clip with some streams left out."""
+        """The same clip with some streams left out; a sense of which none is left is gone too."""
         keep = [m for m in self.features if m not in names]
-        return replace(self, features={m: self.features[m] for m in keep}, times={m: self.times[m] for m in keep})
+        return replace(
+            self,
+            features={m: self.features[m] for m in keep},
+            times={m: self.times[m] for m in keep},
+            modalities=tuple(sense for sense in self.modalities if {*STREAMS[sense]} & {*keep}),
+        )
 
     def blind(self) -> "ClipFeatures":
         """The clip with its picture taken away."""
-        return self._lacking("video")
+        return self.without(*STREAMS["video"])
 
     def mute(self) -> "ClipFeatures":
         """The clip with its sound, and the words in it, taken away."""
-        return replace(self._lacking("audio"), transcript=None)
+        return replace(self.without(*STREAMS["audio"]), transcript=None)
 
     def with_picture_of(self, other: "ClipFeatures") -> "ClipFeatures":
         """The clip with the picture of another one; its own sound and words stay."""
@@ -68,11 +76,8 @@ class ClipFeatures:
         """The clip with the sound and the words of another one."""
         return replace(self._with("audio", other), transcript=other.transcript)
 
-    def _lacking(self, sense: str) -> "ClipFeatures":
-        return replace(self.without(*STREAMS[sense]), modalities=tuple(m for m in self.modalities if m != sense))
-
     def _with(self, sense: str, other: "ClipFeatures") -> "ClipFeatures":
-        rest, theirs = self._lacking(sense), [m for m in STREAMS[sense] if m in other.features]
+        rest, theirs = self.without(*STREAMS[sense]), [m for m in STREAMS[sense] if m in other.features]
         has = {*rest.modalities} | ({sense} & {*other.modalities})
         return replace(
             rest,
@@ -206,32 +211,44 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, clip: Clip, transcript: str | None = None) -> ClipFeatures:
-        """The streams of a clip, from disk or encoded now; words that are known need not be recognised."""
-        path = self.path(clip)
-        if path.exists():
-            return read_features(path)
-        encoded = encode_clip(self.model, self.processor, clip, transcript)
-        write_features(path, encoded)
-        return encoded
+        """The streams of a clip, from disk or encoded now; words that are known need not be recognised.
 
-    def path(self, clip: Clip) -> Path:
-        """The file of a clip; muted and blinded copies have files of their own."""
-        return self.folder / f"{clip.sha256}-{'+'.join(clip.modalities) or 'none'}.safetensors"
+        A clip that came from no file has no hash to be known by, and is not kept.
+        """
+        if not clip.sha256:
+            return encode_clip(self.model, self.processor, clip, transcript)
+        path = self.path(clip, told=bool(transcript))
+        if path.exists():
+            encoded = read_features(path)
+        else:
+            encoded = encode_clip(self.model, self.processor, clip, transcript)
+            write_features(path, encoded)
+        return replace(encoded, transcript=transcript) if transcript else encoded
+
+    def path(self, clip: Clip, told: bool = False) -> Path:
+        """The file of a clip; muted and blinded copies have files of their own, and so has one whose words were told,
+        so that nobody takes them for recognised."""
+        senses = "+".join(clip.modalities) or "none"
+        return self.folder / f"{clip.sha256}-{senses}{'-told' if told else ''}.safetensors"
 
 
 def cache_key(model, processor) -> str:
-    """Sixteen hex digits that change when a tower's weights, the sampling or the preprocessing change."""
+    """Sixteen hex digits that change with the towers' weights and settings, the sampling and the preprocessing."""
     backbone, digest = _backbone(model), hashlib.sha256()
     for tower in (backbone.vision_tower, backbone.audio_tower):
         for name, value in sorted(tower.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     how = backbone.config
-    recipe = [processor.vision, processor.frames, how.audio_pool]
-    if not how.vision_normed or how.audio_padded or processor.sampling != "mid_bins":
-        recipe += [how.vision_normed, how.audio_padded, processor.sampling]
+    recipe = [FORMAT, processor.vision, processor.frames, processor.sampling, getattr(processor, "fit", None)]
+    recipe += [how.audio_pool, how.audio_padded, how.vision_normed, how.prosody]
+    recipe += [_settings(part) for part in (how.vision_config, how.audio_config, processor.feature_extractor)]
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def _settings(part) -> dict:
+    return {name: value for name, value in part.to_dict().items() if name not in ANYHOW}
 
 
 def write_features(path: Path, clip: ClipFeatures) -> None:
@@ -240,9 +257,14 @@ def write_features(path: Path, clip: ClipFeatures) -> None:
     tensors |= {f"times.{m}": t.float().clone() for m, t in clip.times.items()}  # streams may share their times
     facts = {"modalities": clip.modalities, "duration": clip.duration, "sha256": clip.sha256}
     facts |= {"transcript": clip.transcript, "warnings": clip.warnings}
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, partial, metadata={"clip": json.dumps(facts)})
-    os.replace(partial, path)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, partial, metadata={"clip": json.dumps(facts)})
+        os.chmod(partial, 0o644)  # mkstemp makes it private, a cache is shared
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
 
 
 def read_features(path: Path) -> ClipFeatures:

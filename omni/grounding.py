@@ -97,7 +97,8 @@ def measure_reasons(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> dict[str, 
     rows = [(row, known) for row, known in rows if row["thought"]]
     if not rows:
         return None
-    facts = [(row, known) for row, known in rows if known.keys() >= set(KNOWN.values())]
+    columns = {column for _, known in rows for column in known}  # a null leaves a row of a .csv or .parquet without it
+    facts = [one for one in rows if columns >= set(KNOWN.values()) and one[1].keys() & KNOWN.values()]
     ways = {
         "measured": [(row["modalities"], row["evidence"]) for row, _ in rows if row.get("evidence") is not None],
         "known": [(row["modalities"], _checked(row, known)) for row, known in facts],
@@ -123,8 +124,8 @@ def _checked(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _known(row: Row, known: Mapping[str, Any], sense: str) -> dict[str, Any] | None:
     """What is known of a sense; None if the clip lacks it or was asked about without it. {}: a face at rest."""
-    value = known[KNOWN[sense]]
-    if value is None or value == "" or row.get("without") == sense:
+    value = known.get(KNOWN[sense])
+    measures: Any = json.loads(value) if isinstance(value, str) and value else value
+    if measures in (None, "") or row.get("without") == sense:
         return None
-    measures = json.loads(value) if isinstance(value, str) else value
     return {name: one for name, one in measures.items() if one is not None}  # Parquet fills in what a row lacks

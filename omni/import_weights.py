@@ -20,13 +20,14 @@ left out, as are Whisper's classifier, SigLIP's head and BERT's pooler, which no
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -41,7 +42,7 @@ from .config import OmniConfig
 from .errors import ModelError
 from .model import OmniForConditionalGeneration
 from .quiet import quiet
-from .released import ReleasedProcessor
+from .released import FITS, LAYOUTS, ReleasedProcessor, one_of
 
 KIND = "HumanOmni_qwen2"  # model_type of the released configurations
 PROJECTOR = "all_in_one_small"
@@ -68,7 +69,6 @@ class Report:
 
     parts: dict[str, tuple[str, int, int]]
     left_out: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line a part, then what was left out."""
@@ -76,7 +76,7 @@ class Report:
             f"{part:16} {count:4} tensors {size / 1e6:9.3f} M parameters   from {source}"
             for part, (source, count, size) in self.parts.items()
         ]
-        return [*rows, f"left out, since nothing reads them: {len(self.left_out)} tensors", *self.notes]
+        return [*rows, f"left out, since nothing reads them: {len(self.left_out)} tensors"]
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,9 @@ def import_weights(
         towers: "checkpoint" takes SigLIP's and Whisper's encoders from the checkpoint, "upstream" from their folders.
         vision, audio: folders of the towers; None takes those that the checkpoint's configuration names, if there.
         bert: folder of BERT, for its word list and its configuration; its weights always come from the checkpoint.
+            None takes one that lies in or beside the released folder.
         layout: the prompt, one of `omni.released.LAYOUTS`.
-        fit: "squeeze" or "pad", how frames become square.
+        fit: how frames become square, one of `omni.released.FITS`.
 
     Raises:
         ModelError: the folder is not of that layout, or something is missing; says what to do.
@@ -152,8 +153,8 @@ def assemble(
         dtype: of all weights; None keeps that of the checkpoint.
         how: for transformers' `from_pretrained`, such as a quantisation.
     """
-    if towers not in TOWERS:
-        raise ModelError(f"Unknown towers {towers!r}. Choose one of: {', '.join(TOWERS)}.", code="bad_argument")
+    for what, value, known in (("towers", towers, TOWERS), ("layout", layout, LAYOUTS), ("fit", fit, FITS)):
+        one_of(what, value, known)
     main = opened(source)
     facts = released_facts(main)
     folders = {
@@ -175,13 +176,13 @@ def assemble(
             "folder with --towers upstream --vision DIR --audio DIR; else the download is incomplete.",
             code="missing_weights",
         )
-    processor, notes = make_processor(main.folder, facts, config, folders, layout, fit)
+    processor = make_processor(main.folder, facts, config, folders, layout, fit)
     config.video_token_id, config.audio_token_id = processor.tokenizer.convert_tokens_to_ids(list(PLACEHOLDERS[1:]))
     model = build(config, {new: source.tensor(name) for new, (source, name) in chosen.items()}, dtype, how)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     taken = {name for source, name in chosen.values() if source is main}
     left_out = tuple(name for name in names if name not in taken)
-    return model, processor, Report(sources(chosen), left_out, notes)
+    return model, processor, Report(sources(chosen), left_out)
 
 
 # ---- reading the folders ----
@@ -191,7 +192,7 @@ def opened(folder: str | Path | None) -> Source:
     """A folder's tensors by name.
 
     Raises:
-        ModelError: no such folder, or no safetensors in it.
+        ModelError: no such folder, no safetensors in it, or a damaged one.
     """
     folder = Path(folder or "")
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
@@ -203,7 +204,7 @@ def opened(folder: str | Path | None) -> Source:
         )
     names: dict[str, Path] = {}
     for file in files:
-        with safe_open(file, "pt") as weights:
+        with open_weights(file) as weights:
             names |= dict.fromkeys(weights.keys(), file)
     return Source(folder, names)
 
@@ -221,11 +222,27 @@ def released_facts(main: Source) -> dict[str, Any]:
     return facts
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; an error that says which file is missing."""
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Around the reading of a file of a model: a missing or damaged one is a `ModelError` that names it."""
     if not path.is_file():
-        raise ModelError(f"There is no {path.name} in {path.parent}. Download the whole folder.", code="not_found")
-    return json.loads(path.read_text(encoding="utf-8"))
+        raise ModelError(f"There is no {path.name} in {path.parent}. Copy the whole folder.", code="not_found")
+    try:
+        yield
+    except (SafetensorError, ValueError, TypeError, OSError) as err:
+        raise ModelError(f"{path} is damaged or of another format ({err}). Copy it again.", code="damaged") from err
+
+
+def open_weights(path: Path) -> Any:
+    """A safetensors file, opened."""
+    with undamaged(path):
+        return safe_open(path, "pt")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file with an object."""
+    with undamaged(path):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def tower_folder(main: Path, given: str | Path | None, named: str | None, needed: bool, part: str) -> Path | None:
@@ -241,7 +258,7 @@ def tower_folder(main: Path, given: str | Path | None, named: str | None, needed
     return found
 
 
-def bert_folder(main: Source, given: str | Path | None) -> Path | None:
+def bert_folder(main: Source, given: str | Path | None) -> Path:
     """The folder of BERT: the one given, or one called bert* in or beside the checkpoint that has its sizes."""
     if given:
         if not (Path(given) / "vocab.txt").is_file():
@@ -254,7 +271,11 @@ def bert_folder(main: Source, given: str | Path | None) -> Path | None:
                 facts = read_json(folder / "config.json")
                 if (facts.get("vocab_size"), facts.get("hidden_size")) == sizes:
                     return folder
-    return None
+    raise ModelError(
+        f"{main.folder} comes without BERT's word list. Lay the folder bert-base-uncased (config.json, vocab.txt) "
+        "beside it, or give it to omni import with --bert FOLDER.",
+        code="no_words",
+    )
 
 
 def renamed(name: str) -> str | None:
@@ -426,9 +447,11 @@ def build(config: OmniConfig, tensors: dict[str, Tensor], dtype: torch.dtype | N
 
 
 def make_processor(
-    folder: Path, facts: dict[str, Any], config: OmniConfig, folders: dict[str, Path | None], layout: str, fit: str
-) -> tuple[ReleasedProcessor, tuple[str, ...]]:
-    """The processor of a released model, and what the user should know of it."""
+    folder: Path, facts: dict[str, Any], config: OmniConfig, folders: dict[str, Any], layout: str, fit: str
+) -> ReleasedProcessor:
+    """The processor of a released model."""
+    for path in folder.glob("tokenizer*.json"):
+        read_json(path)  # transformers does not say which one is damaged
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     template = tokenizer.chat_template
     if (folder / "chat_template.json").is_file():  # saved by the trainer of the last stage
@@ -443,8 +466,7 @@ def make_processor(
     if folders["vision"] and (folders["vision"] / "preprocessor_config.json").is_file():
         seen = read_json(folders["vision"] / "preprocessor_config.json")
         mean, std = seen.get("image_mean", mean), seen.get("image_std", std)
-    words = bert_words(folders["bert"])
-    processor = ReleasedProcessor(
+    return ReleasedProcessor(
         WhisperFeatureExtractor(feature_size=sound.num_mel_bins, chunk_length=window // 100),
         tokenizer,
         tokenizer,
@@ -453,18 +475,14 @@ def make_processor(
         audio_tokens=sound.max_source_positions // config.audio_pool,
         frames=config.frames,
         vision={"kind": "resize", "size": vision.image_size, "mean": mean, "std": std},
-        instruction=words,
+        instruction=bert_words(folders["bert"]),
         layout=layout,
         fit=fit,
     )
-    missing = "BERT's word list was not found: give --bert DIR, or no question about a picture can be asked"
-    return processor, () if words else (missing,)
 
 
-def bert_words(folder: Path | None) -> dict[str, Any] | None:
+def bert_words(folder: Path) -> dict[str, Any]:
     """BERT's word list and whether it is of lower case."""
-    if folder is None:
-        return None
     how = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     words = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     return {"words": words, "lower_case": how.get("do_lower_case", True)}

@@ -63,7 +63,9 @@ def appending(table: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
         file = table.open("ab", buffering=0)
 
     def write(rows: Sequence[Row]) -> None:
-        left = memoryview(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        left = memoryview(
+            b"".join(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n" for row in rows)
+        )
         with _writing(table):
             while left:
                 left = left[file.write(left) or 0 :]

@@ -311,13 +311,7 @@ def _finish(
         sure = row["confidence"] is None or row["confidence"] >= abstain_below
         said = {} if sure else {"label": UNCERTAIN, "leading": list(leading(row["labels"]))}
         rows.append({name: row.get(name) for name in COLUMNS} | said | {"clip": printable(clip.path)} | clip.extra)
-    content = encode_table(rows, out.suffix.lower())
-    if len(decode_table(content, out.suffix.lower())) != len(rows):
-        raise ManifestError(
-            f"{out} could not be read back and is not written; its rows are in {journal_of(out)}. Give another format.",
-            code="unreadable",
-        )
-    replace_file(out, content)
+    replace_file(out, _encoded(rows, out))
     if report:
         from .clip_reader import ClipReader
         from .label_report import report as page
@@ -325,3 +319,23 @@ def _finish(
         report.parent.mkdir(parents=True, exist_ok=True)
         with ClipReader(limits=limits, timeout=timeout) as reader:
             replace_file(report, page(rows, [clip.path for clip in clips], reader.read).encode())
+
+
+def _encoded(rows: Sequence[Row], out: Path) -> bytes:
+    """The bytes of a table, which have been read back.
+
+    Raises:
+        ManifestError: they cannot be: a column that passes through holds what the format does not.
+    """
+    suffix = out.suffix.lower()
+    failure: Exception | None = None
+    try:
+        content = encode_table(rows, suffix)
+        if len(decode_table(content, suffix)) == len(rows):
+            return content
+    except Exception as err:  # the boundary to csv, json and pyarrow, whose errors have no class in common
+        failure = err
+    raise ManifestError(
+        f"{out} could not be read back and is not written; its rows are in {journal_of(out)}. Give another format.",
+        code="unreadable",
+    ) from failure

@@ -3,9 +3,9 @@
     rows ─► labels, confidence ─► the least certain clips with pictures, sound, probabilities, reasons ─► slow, failed
 
 One HTML file: no scripts, nothing fetched (its own policy forbids both), pictures inside. The least certain clips come
-first since they are the ones to look at; in an open vocabulary, which has no confidence, the first ones do. Pictures
-and sound are read again from the clips, which must still lie where they were; a clip that does not is shown without
-them. Text of models, of manifests and of file names is escaped.
+first since they are the ones to look at, those without confidence last; in an open vocabulary, which has none, the
+first ones do. Pictures and sound are read again from the clips, which must still lie where they were; a clip that does
+not is shown without them. Text of models, of manifests and of file names is escaped.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _cards(rows: Sequence[Row], paths: Sequence[Path], read: Callable[[Path], Cl
     shown = list(reversed(distinct.values()))
     has_confidence = any(row["confidence"] is not None for row, _ in shown)
     if has_confidence:
-        shown.sort(key=lambda pair: pair[0]["confidence"])
+        shown.sort(key=lambda pair: (pair[0]["confidence"] is None, pair[0]["confidence"]))
     cards = "".join(_card(row, path, read) for row, path in shown[:CARDS])
     title = "Least certain" if has_confidence else "Clips"
     return f"{title} ({min(len(shown), CARDS)} of {len(shown)})", cards and f'<div class="cards">{cards}</div>'

@@ -69,7 +69,8 @@ class Run:
         """New rows of the journal as they are done, batch by batch; [] for a clip whose row is known already.
 
         All questions about a clip follow each other, so that it is read once. A copy of a clip that is waiting for its
-        answer is put off to a second round: if that was an error, it is tried under its own name.
+        answer is put off to a second round: if that was an error, it is tried under its own name. Clips without a hash,
+        such as missing files, are no copies of each other.
         """
         left = by_clip(clips)
         while left:
@@ -78,7 +79,7 @@ class Run:
                 todo = self.known.todo(clip)
                 if self.known.row(todo):
                     yield []
-                elif self.ahead.hold(todo.key) or self.batches.hold(todo.key):
+                elif todo.key[0] and (self.ahead.hold(todo.key) or self.batches.hold(todo.key)):
                     copies.append(clip)
                 elif self.stopped():
                     return

@@ -5,17 +5,19 @@
     "day?/**/*.mp4"     a glob; ** goes through folders but not through links, so that a loop of links ends
     table.csv           a manifest (.csv, .jsonl, .parquet) with a column `clip`; `question` goes before --question,
                         and every other column passes through to the table, named manifest_NAME where the table has
-                        a NAME of its own
+                        a NAME of its own; a manifest_NAME of the manifest gets another manifest_ in front
     -                   paths on stdin, one a line; or between zero bytes, as `find -print0` writes them
 
-A clip that several sources name is taken once for each question, from the first of them. A manifest that names a clip
-twice with one question is refused: which of the two rows should pass through?
+A clip that several sources name, absolute or relative, is taken once for each question, from the first of them and
+under the path that stands there. A manifest that names a clip twice with one question is refused: which of the two
+rows should pass through?
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ SOUND = ".wav .mp3 .m4a .aac .flac .ogg .opus"
 STILL = ".jpg .jpeg .png .bmp .webp"
 MEDIA = frozenset(f"{VIDEO} {SOUND} {STILL}".split())  # what is taken from a folder
 CLASH = "manifest_"
+CLASHING = re.compile(f"(?:{CLASH})*(?:{'|'.join(COLUMNS)})")
 
 
 class Wanted(NamedTuple):
@@ -81,13 +84,13 @@ def find_clips(sources: Iterable[str | Path], question: str | None = None) -> li
         ManifestError: a broken manifest, or one that names a clip twice with the same question.
     """
     question = _whole(question)
-    found: dict[tuple[Path, str | None], Wanted] = {}
+    found: dict[tuple[str, str | None], Wanted] = {}
     for source in sources:
         clips = list(_expand(os.path.expanduser(source), question))
         if not clips:
             raise ClipError(f"There are no clips in {source}. Give files, folders or manifests.", code="no_clips")
         for clip in clips:
-            found.setdefault((clip.path, clip.question), clip)
+            found.setdefault((os.path.abspath(clip.path), clip.question), clip)
     if not found:
         raise ClipError("There is nothing to label. Give files, folders or manifests.", code="no_clips")
     return list(found.values())
@@ -170,11 +173,13 @@ def _of_manifest(path: Path, question: str | None) -> Iterator[Wanted]:
 
 
 def _passing(example: Example) -> dict[str, Any]:
-    """The columns of a manifest that pass through.
+    """The columns of a manifest that pass through, no two under one name.
 
     >>> _passing(Example(Path("a.mp4"), "sad", extra={"take": 2, "seed": 7}))
     {'manifest_label': 'sad', 'take': 2, 'manifest_seed': 7}
+    >>> _passing(Example(Path("a.mp4"), "sad", extra={"manifest_label": "happy"}))
+    {'manifest_label': 'sad', 'manifest_manifest_label': 'happy'}
     """
     known = {"label": example.label, "rationale": example.rationale}
     columns = {name: value for name, value in known.items() if value is not None} | example.extra
-    return {CLASH + name if name in COLUMNS else name: value for name, value in columns.items()}
+    return {CLASH + name if CLASHING.fullmatch(name) else name: value for name, value in columns.items()}

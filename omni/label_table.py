@@ -5,7 +5,8 @@
                 take for a formula gets a ' in front (so does text that has one), which `decode_table` takes off
     .parquet    typed columns; `labels` a struct with a field for every label, `error` a struct; needs pyarrow
 
-Columns that pass through keep their types in .jsonl and .parquet; in .parquet one of mixed types becomes JSON text.
+Columns that pass through keep their types in .jsonl and .parquet. In .parquet one becomes JSON text if its types are
+mixed, or its objects are empty or differ in their keys, since all objects of a column have the same fields there.
 `decode_table` is the inverse of `encode_table`.
 """
 
@@ -15,6 +16,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,13 @@ def _to_csv(rows: list[Row], names: list[str]) -> bytes:
 
 
 def _from_csv(content: bytes) -> list[Row]:
-    rows = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    text = content.decode()
+    usual = csv.field_size_limit()
+    csv.field_size_limit(max(usual, len(text)))  # which is of the process: a cell of a manifest may be 128 KB long
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    finally:
+        csv.field_size_limit(usual)
     return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
 
 
@@ -145,14 +153,24 @@ def _to_parquet(rows: list[Row], names: list[str]) -> bytes:
 
 
 def _passed(values: list[Any]) -> Any:
-    """A column that passes through, with the type of its values; as text if they have no common one."""
+    """A column that passes through, with the type of its values; as text if they do not have one in common."""
     import pyarrow as pa
 
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError):  # mixed types, half an emoji, 2 ** 70
-        texts = (None if value is None else _text(value) for value in values)
-        return pa.array([text and text.encode(errors="replace").decode() for text in texts], pa.string())
+    with suppress(pa.ArrowException, ValueError, TypeError, OverflowError):  # mixed types, half an emoji, 2 ** 70
+        found = pa.array(values)
+        if all(_fits(value, found.type) for value in values):
+            return found
+    texts = (None if value is None else _text(value) for value in values)
+    return pa.array([text and text.encode(errors="replace").decode() for text in texts], pa.string())
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether the objects in a value have the fields of its Arrow type, which has those of all rows, and any at all."""
+    if isinstance(value, list):
+        return all(_fits(one, kind.value_type) for one in value)
+    if isinstance(value, dict):
+        return bool(value) and len(value) == kind.num_fields and all(_fits(value[one.name], one.type) for one in kind)
+    return True
 
 
 def _from_parquet(content: bytes) -> list[Row]:

@@ -10,7 +10,6 @@ the towers and the fusion adapter stay in float32, unless their folder holds bfl
 are larger than its language model).
 """
 
-import json
 import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +24,7 @@ from .calibration import read_calibration
 from .errors import ModelError
 from .fusion.placement import place
 from .import_weights import KIND as RELEASED
-from .import_weights import assemble
+from .import_weights import assemble, open_weights, opened, read_json
 from .model import OmniForConditionalGeneration
 from .processing import OmniProcessor
 from .quiet import quiet
@@ -49,7 +48,7 @@ class AdapterConfig(LoraConfig):
     def read(cls, folder: Path) -> "AdapterConfig":
         """The settings of an adapter folder; what this version of PEFT does not know is left out."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in _facts(folder, "adapter_config.json").items() if k in known})
+        return cls(**{k: v for k, v in read_json(folder / "adapter_config.json").items() if k in known})
 
 
 def load(
@@ -79,7 +78,7 @@ def load(
         (model, processor), the model in eval mode.
 
     Raises:
-        ModelError: the folder is missing or holds no weights; says what to do.
+        ModelError: the folder is missing, holds no weights or a damaged file; says what to do.
     """
     folder, trained = _resolve(name)
     target = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
@@ -87,7 +86,7 @@ def load(
         raise ModelError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(DTYPES)}.", code="dtype")
     with quiet():
         how = {"quantization_config": four_bits()} if four_bit else {}
-        kind = _facts(folder)
+        kind = read_json(folder / "config.json")
         whole = best_dtype(target) if dtype == "auto" else DTYPES[dtype]
         if kind["model_type"] == RELEASED:
             model, processor, _ = assemble(folder, dtype=whole, **how)
@@ -95,7 +94,8 @@ def load(
             imported = kind.get("dtype") == "bfloat16"  # as the released checkpoints are
             how |= {"dtype": whole if imported else torch.float32}
             model = OmniForConditionalGeneration.from_pretrained(folder, use_safetensors=True, **how)
-            processor = PROCESSORS[_facts(folder, "processor_config.json")["processor_class"]].from_pretrained(folder)
+            made = PROCESSORS[read_json(folder / "processor_config.json")["processor_class"]]
+            processor = made.from_pretrained(folder)
     if four_bit:
         keep_gradients(model)
     else:
@@ -126,7 +126,7 @@ def new_adapter(model, name: str, rank: int, alpha: int) -> PeftModel:
     """An untrained LoRA on the decoder, with the fusion adapter to be trained and saved beside it.
 
     Args:
-        name: what the adapter stands on, as `load` takes it; kept in its folder.
+        name: what the adapter stands on, as `load` takes it; kept in its folder, of a local folder the whole path.
     """
     lora = AdapterConfig(
         r=rank,
@@ -136,7 +136,8 @@ def new_adapter(model, name: str, rank: int, alpha: int) -> PeftModel:
         fusion=model.config.fusion,
     )
     adapted = get_peft_model(model, lora)
-    adapted.peft_config["default"].base_model_name_or_path = name
+    local = name != "default" and Path(name).is_dir()
+    adapted.peft_config["default"].base_model_name_or_path = str(Path(name).absolute()) if local else name
     return adapted
 
 
@@ -224,35 +225,64 @@ def _resolve(name: str | Path) -> tuple[Path, Path | None]:
             code="not_found",
         )
     if (folder / "adapter_config.json").exists():
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-        if (Path(base) / "adapter_config.json").exists():
-            raise ModelError(
-                f"The adapter {folder} stands on another adapter, {base}. Merge that one first.",
-                code="adapter",
-            )
-        return _resolve(base)[0], folder
+        open_weights(folder / "adapter_model.safetensors")
+        return _resolve(_base_of(folder))[0], folder
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").exists():
         raise ModelError(
             f"{folder} holds no model: config.json and *.safetensors are needed. Give another folder, or 'default'.",
             code="no_weights",
         )
-    kind = _facts(folder).get("model_type")
+    kind = read_json(folder / "config.json").get("model_type")
     if kind not in ("omni", RELEASED):
         raise ModelError(
             f"{folder} is a {kind!r} model, not one of ours. Give a folder that save_pretrained of ours wrote, or a "
             "released R1-Omni or HumanOmni.",
             code="kind",
         )
+    if kind != RELEASED:
+        check_files(folder)
     return folder, None
 
 
-def _facts(folder: Path, name: str = "config.json") -> dict:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+def _base_of(adapter: Path) -> str:
+    """The name of the model that an adapter stands on."""
+    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    where = f"{adapter / 'adapter_config.json'} (base_model_name_or_path)"
+    if not base:
+        raise ModelError(f"The adapter {adapter} names no base. Write its folder into {where}.", code="adapter")
+    if base != "default" and not base.startswith(HUB) and not Path(base).is_dir():
+        raise ModelError(
+            f"The adapter {adapter} stands on {base}, and there is no such folder. Write where it is into {where}.",
+            code="not_found",
+        )
+    if (Path(base) / "adapter_config.json").exists():
+        raise ModelError(
+            f"The adapter {adapter} stands on another adapter, {base}. Merge that one first.",
+            code="adapter",
+        )
+    return base
+
+
+def check_files(folder: Path) -> None:
+    """Open the files of a model folder of ours, since transformers does not say which one is damaged.
+
+    Raises:
+        ModelError: one is missing or damaged; names it.
+    """
+    opened(folder)
+    for path in (folder / "config.json", folder / "processor_config.json", *folder.glob("tokenizer*.json")):
+        read_json(path)
 
 
 def _download(name: str) -> Path:
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
-    return Path(
-        snapshot_download(name.removeprefix(HUB), allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"])
-    )
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(name.removeprefix(HUB), allow_patterns=wanted))
+    except (HFValidationError, HTTPError, OSError) as err:  # all others of the hub are OSErrors
+        raise ModelError(
+            f"{name} cannot be downloaded ({type(err).__name__}). Check the name and the network.", code="hub"
+        ) from err

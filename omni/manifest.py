@@ -157,7 +157,9 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
         except UnicodeDecodeError as err:
             raise ManifestError(f"{path} is not UTF-8 text. Save it as UTF-8.", code="bad_encoding") from err
         except csv.Error as err:
-            raise ManifestError(f"{path}:{reader.line_num + 1}: {err}. Repair it, or use .jsonl.", code="bad_row") from err
+            raise ManifestError(
+                f"{path}:{reader.line_num + 1}: {err}. Repair it, or use .jsonl.", code="bad_row"
+            ) from err
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
@@ -190,7 +192,7 @@ def _write_parquet(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
 
     columns = _columns(rows)
-    table = {column: [_text(row[column]) if column in row else None for row in rows] for column in columns}
+    table = {column: [_text(row.get(column)) or None for row in rows] for column in columns}
     schema = pa.schema([(column, pa.string()) for column in columns])
     _parquet().write_table(pa.table(table, schema=schema), path)
 
@@ -201,6 +203,8 @@ def _columns(rows: list[Row]) -> list[str]:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -46,7 +46,7 @@ from .rollout import unwrapped
 COLUMNS = frozenset(("run", "mechanism", "language_model"))
 DECODERS = ("lora", "frozen")  # what becomes of the language model
 WARMUP = 0.1  # share of the steps
-HELD_OUT = 4  # without a manifest of its own, every fourth clip is for testing
+HELD_OUT = 4  # without a manifest of its own, a fourth is for testing
 Encoded = tuple[Example, ClipFeatures]
 
 
@@ -180,15 +180,20 @@ def encode(
         found = []
         for example in track(chosen, "encoding clips", disable=not sys.stderr.isatty()):
             true_label(example, space)
-            cache(clip := cache.processor.read(example.clip), example.extra.get("text"))
-            found.append((example, cache(clip)))  # as it is kept, so that a resumed run sees the same
+            asked = cache.processor.read(example.clip), example.extra.get("text")
+            cache(*asked)
+            found.append((example, cache(*asked)))  # as it is kept, so that a resumed run sees the same
         return [(example, clip) for example, clip in found if len(clip.modalities) == 2]
 
     train = encoded(examples)
     if others is None:
-        train, tested = [x for i, x in enumerate(train) if i % HELD_OUT], train[::HELD_OUT]
+        train, tested = held_out(train)
     else:
         tested = encoded(others)
+    if both := {clip.sha256 for _, clip in train} & {clip.sha256 for _, clip in tested}:
+        raise ManifestError(
+            f"{len(both)} clips are to train and to test on. Leave them out of one of the manifests.", code="overlap"
+        )
     if len(train) < options.batch or len(tested) < 2:
         raise ManifestError(
             f"There are {len(train)} clips to train and {len(tested)} to test on that have picture and sound; "
@@ -197,6 +202,22 @@ def encode(
         )
     facts = [[e.label or "", clip.sha256] for part in (train, tested) for e, clip in part]
     return Corpus(train, tested, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+
+
+def held_out(rows: list[Encoded]) -> tuple[list[Encoded], list[Encoded]]:
+    """What to train and to test on: all clips of every fourth person where each row names one, else every fourth clip.
+
+    Persons are told by the column `speaker`, or `actor`.
+    """
+    for column in ("speaker", "actor"):
+        people = sorted({str(example.extra.get(column) or "") for example, _ in rows})
+        if "" not in people and len(people) >= HELD_OUT:
+            tested = people[::HELD_OUT]
+            parts: tuple[list[Encoded], list[Encoded]] = ([], [])
+            for row in rows:
+                parts[str(row[0].extra[column]) in tested].append(row)
+            return parts
+    return [row for i, row in enumerate(rows) if i % HELD_OUT], rows[::HELD_OUT]
 
 
 def make_row(name: str, decoder: str, model: str, corpus: Corpus, options: MatrixOptions) -> Row:

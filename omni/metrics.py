@@ -29,8 +29,9 @@ Published is the metric of MER2025 and AffectGPT (arXiv 2501.16566; level 1 of e
 hit rate), and so are its holes: an unknown word costs nothing, in answer and truth; clips whose true words are all
 unknown leave the test set; synonyms cost nothing; a word for each sector has full recall; a word in two sectors
 counts for the first in the alphabet of its meanings. Strict: a word without a sector, an unknown one, and one with more
-than one sector is a sector of its own, which only the same word matches; no clip leaves; n_i is counted before synonyms
-fall together, and a list longer than the truth pays for it. Compare F only beside the mean length of the lists.
+than one sector is a sector of its own, which the same word matches and, if a known word has no sector and one meaning,
+its synonyms ("pity" and "compassion" on Ekman's wheel); no clip leaves; n_i is counted before synonyms fall together,
+and a list longer than the truth pays for it. Compare F only beside the mean length of the lists.
 """
 
 from __future__ import annotations
@@ -450,7 +451,10 @@ def _first_sectors(words: Words, wheel: str, wheels: EmotionWheels) -> set[str]:
 
 
 def _own_sectors(words: Sequence[str], wheel: str, wheels: EmotionWheels) -> set[str]:
-    """Sectors; a word that has none, or more than one, is one of its own ("=love", which is no sector "love")."""
+    """Sectors; a word that has none, or more than one, is one of its own ("=love", which is no sector "love").
+
+    It is named by the meaning of the word, if that is one, so that synonyms share it.
+    """
     found = set()
     for word in words:
         sectors, meanings = wheels.sectors(word, wheel), wheels.words.get(word, ())

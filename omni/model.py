@@ -234,6 +234,7 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
     """The backbone with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012 (transformers' name)
+    accepts_loss_kwargs = False  # its loss is a mean: the Trainer divides it by the steps of gradient accumulation
     calibration = Calibration()  # of its label probabilities; `load` reads that of the folder
 
     def __init__(self, config: OmniConfig):
@@ -325,6 +326,13 @@ class OmniForConditionalGeneration(OmniPreTrainedModel, GenerationMixin):
             attentions=out.attentions,
             aux_loss=out.aux_loss,
         )
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args, **kwargs) -> tuple:
+        """As in transformers, which repeats the rows of tensors, and for encoded clips those of dicts of tensors."""
+        for name in ("clip_features", "clip_times"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = {m: x.repeat_interleave(expand_size, 0) for m, x in kwargs[name].items()}
+        return super()._expand_inputs_for_generation(expand_size, *args, **kwargs)
 
     def prepare_inputs_for_generation(self, *args, is_first_iteration: bool = False, **kwargs) -> dict:
         """Drop the clip after the prefill: it is in the keys and values."""

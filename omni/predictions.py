@@ -149,15 +149,18 @@ def predict(
 
 
 def key_of(case: Case, model: ModelId, mode: str, protocol: str) -> Key:
-    """What an answer depends on."""
-    return case.clip, case.without, case.question or "", *case.space.labels, model.name, model.sha256, mode, protocol
+    """What an answer depends on; prompts and cues are the package's."""
+    from . import __version__
+
+    asked = case.clip, case.without, case.question or "", *case.space.labels
+    return *asked, model.name, model.sha256, mode, protocol, __version__
 
 
 def row_key(row: Row) -> Key:
     """The key of a finished row, as `key_of` makes it of a case."""
     without = row.get("without") or ""  # tables of older versions have no such field
     asked = row["sha256"] or row["clip"], without, row["question"] or "", *row["space"]
-    return *asked, row["model"], row["model_sha256"], row["mode"], row["protocol"]
+    return *asked, row["model"], row["model_sha256"], row["mode"], row["protocol"], row.get("omni_version", "")
 
 
 def fingerprint(name: str) -> ModelId:
@@ -242,6 +245,8 @@ def _answers(
     load: Callable[[str], Answerer],
 ) -> Iterator[list[Row]]:
     """The rows of one model that are missing, batch by batch; each clip is encoded once for all modes."""
+    from . import __version__
+
     answerer = None
     for batch in _batches(cases, batch_size):
         missing = {m: [case for case in batch if key_of(case, model, m, protocol) not in rows] for m in modes}
@@ -252,6 +257,7 @@ def _answers(
         encoded = {clip: _encode(case, answerer) for clip, case in needed.items()}
         for mode, left in missing.items():
             facts = {"model": model.name, "model_sha256": model.sha256, "protocol": protocol, "mode": mode}
+            facts |= {"omni_version": __version__}
             ask = Ask(batch[0].question, batch[0].space, mode)
             if left:
                 results = _answer([encoded[case.clip] for case in left], ask, answerer)

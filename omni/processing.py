@@ -157,9 +157,10 @@ class OmniProcessor(ProcessorMixin):
         """Log-mel (M, L) of a wave at its own length, window by window of 30 s."""
         window = 30 * RATE
         wave = wave if len(wave) >= RATE // 10 else np.pad(wave, (0, RATE // 10 - len(wave)))
+        least = self.feature_extractor.n_fft // 2 + 1  # samples; a rest that is shorter cannot be mirrored at its ends
         parts = [
             self.feature_extractor(
-                wave[i : i + window],
+                np.pad(wave[i : i + window], (0, max(0, least - len(wave[i : i + window])))),
                 sampling_rate=RATE,
                 padding="do_not_pad",
                 truncation=False,

@@ -28,11 +28,13 @@ from transformers import BertTokenizer
 
 from .clip import Clip
 from .emotions import LabelSpace
+from .errors import ModelError
 from .features import ClipFeatures, collate
 from .processing import RATE, OmniProcessor
 
 SAMPLING = "even_indices"
 LAYOUTS = ("inference", "cold_start", "rl")
+FITS = ("squeeze", "pad")
 GREY = 127  # what padding is filled with
 QUESTION = (
     "As an emotional recognition expert; throughout the video, which emotion conveyed by the characters is the most "
@@ -71,11 +73,13 @@ class ReleasedProcessor(OmniProcessor):
         video_placeholder, audio_placeholder: what stands for a single soft token.
         frame_patches: patches of one frame, S².
         audio_tokens: soft tokens of any sound.
-        instruction: BERT's words, `{"words": [...], "lower_case": true}`; None where they are not known.
-        layout: one of `LAYOUTS`.
-        fit: "squeeze" or "pad".
+        instruction: BERT's words, `{"words": [...], "lower_case": true}`.
+        layout, fit: one of `LAYOUTS` and of `FITS`.
         chat_template: the checkpoint's own.
         others: as `OmniProcessor`; `clip_token` stands for a whole clip while a prompt is written.
+
+    Raises:
+        ModelError: an unknown layout or fit, or no words of BERT.
     """
 
     def __init__(
@@ -95,8 +99,14 @@ class ReleasedProcessor(OmniProcessor):
         layout: str = "inference",
         fit: str = "squeeze",
     ):
-        if layout not in LAYOUTS:
-            raise ValueError(f"Unknown layout {layout!r}. Choose one of: {', '.join(LAYOUTS)}.")
+        one_of("layout", layout, LAYOUTS)
+        one_of("fit", fit, FITS)
+        if instruction is None:
+            raise ModelError(
+                "This model weighs its picture by BERT's reading of the question, but BERT's word list was not at hand "
+                "when it was imported. Import it again with --bert FOLDER (a folder with vocab.txt).",
+                code="no_words",
+            )
         self.video_placeholder, self.audio_placeholder = video_placeholder, audio_placeholder
         self.frame_patches, self.audio_tokens, self.layout, self.fit = frame_patches, audio_tokens, layout, fit
         self.instruction = instruction
@@ -153,20 +163,13 @@ class ReleasedProcessor(OmniProcessor):
         return {name: x for name, x in super().media(clips).items() if not name.startswith("prosody")}
 
     @cached_property
-    def bert(self) -> BertTokenizer | None:
-        """BERT's tokenizer, if its words are known."""
-        if self.instruction is None:
-            return None
+    def bert(self) -> BertTokenizer:
+        """BERT's tokenizer."""
         words = {word: i for i, word in enumerate(self.instruction["words"])}
         return BertTokenizer(vocab=words, do_lower_case=self.instruction["lower_case"], model_max_length=512)
 
     def instructions(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What the router reads of B questions: instruction_ids and instruction_mask, (B, L)."""
-        if self.bert is None:
-            raise ValueError(
-                "This model weighs its picture by BERT's reading of the question, but BERT's word list was not at hand "
-                "when it was imported. Import it again with --bert FOLDER (a folder with vocab.txt)."
-            )
         if self.layout == "cold_start":
             video, audio = MARKERS["video"], MARKERS["audio"]
             head = f"{video[0]}{video[1]}{audio[0]}<audio>{audio[1]}"
@@ -201,6 +204,12 @@ class ReleasedProcessor(OmniProcessor):
         if isinstance(clip, ClipFeatures):
             return len(clip.times.get("video", ())) // self.frame_patches
         return len(clip.times)
+
+
+def one_of(what: str, value: str, known: Sequence[str]) -> None:
+    """Refuse what is not one of the known values, with their list."""
+    if value not in known:
+        raise ModelError(f"Unknown {what} {value!r}. Choose one of: {', '.join(known)}.", code="bad_argument")
 
 
 def between(kind: str, tokens: str) -> str:

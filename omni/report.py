@@ -7,7 +7,8 @@ RUN/completions.jsonl   (GRPO)                            ─► table  ─┴�
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def report(run: Path) -> Path:
     """Write `report.html` into the folder of a run and return its path.
 
     Raises:
-        OmniError: the folder holds no run.
+        OmniError: the folder holds no run, or a damaged file.
     """
     history = read_history(run)
     names = [*CURVES, *sorted({name for row in history for name in row if re.fullmatch(r"rewards/.+/mean", name)})]
@@ -61,15 +62,27 @@ def read_history(run: Path) -> list[dict]:
     """What the trainer logged: one record a logging step.
 
     Raises:
-        OmniError: there is none.
+        OmniError: there is none, or its file is damaged.
     """
     saved = sorted(run.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name.split("-")[1]))
     whole = run / "trainer_state.json"
     paths = [whole] if whole.exists() else saved[-1:]
-    history = json.loads(paths[0].read_text(encoding="utf-8"))["log_history"] if paths else []
+    history = []
+    for path in paths:
+        with _undamaged(path):
+            history = list(json.loads(path.read_text(encoding="utf-8"))["log_history"])
     if not history:
         raise OmniError(f"{run} holds no training run (trainer_state.json). Give the output_dir of a run.", code="run")
     return history
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Around the reading of a file of a run."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as err:
+        raise OmniError(f"{path} is damaged ({err!r}). Copy it again, or delete it.", code="run") from err
 
 
 def _points(history: Sequence[dict], name: str) -> list[tuple[float, float]]:
@@ -117,21 +130,18 @@ def _table(path: Path) -> str:
     """The newest completions with their rewards."""
     if not path.exists():
         return ""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][-SAMPLES:]
-    cells = (
-        [
-            row["step"],
-            Path(row["clip"]).name,
-            row["label"],
-            row["completion"],
-            ", ".join(f"{name.removesuffix('_reward')} {_number(value)}" for name, value in row["rewards"].items()),
-            _number(row["advantage"]),
-        ]
-        for row in rows
-    )
+    with _undamaged(path):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        cells = [_cells(json.loads(line)) for line in lines[-SAMPLES:]]
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in cells)
     head = "".join(f"<th>{name}</th>" for name in ("step", "clip", "label", "completion", "rewards", "advantage"))
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cells(row: dict) -> list:
+    rewards = (f"{name.removesuffix('_reward')} {_number(value)}" for name, value in row["rewards"].items())
+    clip, advantage = Path(row["clip"]).name, _number(row["advantage"])
+    return [row["step"], clip, row["label"], row["completion"], ", ".join(rewards), advantage]
 
 
 def _number(value: float | None) -> str:

@@ -39,8 +39,6 @@ class ColdStartTrainer(SFTTrainer):
         loss = mean_of_answers(out.logits, labels)
         if out.aux_loss is not None:
             loss = loss + AUX * out.aux_loss
-        if num_items_in_batch is not None:  # then the Trainer leaves gradient accumulation to us
-            loss = loss / self.current_gradient_accumulation_steps
         return (loss, out) if return_outputs else loss
 
 

@@ -141,7 +141,7 @@ class Terminal:
 
         answer, chat = self._last(), self._open()
         asked, of = chat.turns[-1].question, (chat.model, chat.processor, chat.clip)
-        self.say(shown(faithfulness.told(faithfulness.receipt_of(*of, answer, asked, labels=chat.space))))
+        self.say(shown(faithfulness.told(faithfulness.receipt_of(*of, answer, asked, labels=list(answer.labels)))))
 
     def save(self, path: str) -> None:
         """Write the conversation."""

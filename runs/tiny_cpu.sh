@@ -4,12 +4,13 @@
 #   bash runs/tiny_cpu.sh FACEKIT [WORK]
 #
 # The models are random and tiny (omni/tiny.py, widths 16 to 64), so their answers are worth nothing. What it shows is
-# that every part works with the next, and that GRPO learns: the cold start leaves most sampled answers malformed, and with
-# each of three seeds the mean reward of the last quarter of the steps must exceed that of the first by MARGIN.
+# that every part works with the next, and that GRPO learns: the cold start leaves most sampled answers malformed, and
+# with each of three seeds the mean reward of the last quarter of the steps must exceed that of the first by MARGIN.
 # FACEKIT is the converted ICT-FaceKit (README, "Where the data come from").
 # Needs: pip install -e ".[train,actors]" and pip install --no-deps -r requirements/actors.txt
 set -euo pipefail
 cd "$(dirname "$0")/.."
+: "${1:?usage: bash runs/tiny_cpu.sh FACEKIT [WORK]}"
 facekit=$(realpath "$1") work=${2:-outputs/tiny_cpu}
 MARGIN=0.15
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1  # more threads only slow such small models

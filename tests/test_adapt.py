@@ -16,13 +16,14 @@ from omni.adapt import (
     learn,
     questions,
     read_delta,
+    read_tasks,
     reptile,
     restore,
     write_delta,
 )
 from omni.cli import main
 from omni.emotions import LabelSpace
-from omni.errors import ModelError
+from omni.errors import ManifestError, ModelError
 from omni.features import encode_clip
 from omni.manifest import Example, write_manifest
 from omni.matrix_measure import first_tokens, score
@@ -82,6 +83,28 @@ def test_a_delta_of_other_weights_is_refused_with_advice(actor) -> None:
     delta = adapt(*actor, task_of(actor, 0), OPTIONS)
     with pytest.raises(ModelError, match="adapt this one anew"), applied(tiny(seed=1)[0], delta):
         pass
+
+
+@pytest.mark.parametrize("content", [b"", b"no delta, but some words"])
+def test_a_delta_that_is_none_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "delta.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"delta\.safetensors is damaged.* Copy it again"):
+        read_delta(tmp_path / "delta.safetensors")
+
+
+def test_a_delta_is_written_into_a_folder_that_is_not_there_yet_or_says_where_it_cannot(actor, tmp_path: Path) -> None:
+    delta = adapt(*actor, task_of(actor, 0), replace(OPTIONS, steps=1))
+    write_delta(tmp_path / "new" / "folder" / "delta.safetensors", delta)
+    assert read_delta(tmp_path / "new" / "folder" / "delta.safetensors").base == delta.base
+    for path in (tmp_path, tmp_path / "new" / "folder" / "delta.safetensors" / "below.safetensors"):
+        with pytest.raises(ModelError, match="Give another --out"):
+            write_delta(path, delta)
+
+
+def test_an_empty_manifest_is_refused(actor, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ManifestError, match=r"empty\.jsonl has no rows"):
+        read_tasks(tmp_path / "empty.jsonl", *actor)
 
 
 def test_reptile_at_pace_zero_learns_nothing_and_leaves_the_model_alone(actor) -> None:

@@ -119,6 +119,15 @@ def test_calibrating_on_the_answers_of_a_run_finds_how_wrong_they_are_and_can_be
     assert again.of("think") == pytest.approx(found.of("think"), rel=1e-3)
 
 
+@pytest.mark.parametrize(("truth", "said"), [("sad", "all right"), ("happy", "no better than chance")])
+def test_answers_that_tell_nothing_of_confidence_are_refused(tmp_path, monkeypatch, truth, said) -> None:
+    row = {"status": "ok", "labels": {"sad": 0.6, "happy": 0.4}, "label": "sad"}
+    answers = [(mode, SimpleNamespace(truth=truth), row) for mode in ("think", "no-think")]
+    monkeypatch.setattr("omni.evaluation.evaluate", lambda *_, **__: SimpleNamespace(answers=answers))
+    with pytest.raises(OmniError, match=said):
+        calibrate(tmp_path / "m.jsonl", str(tmp_path), tmp_path)
+
+
 def test_an_unsure_answer_is_uncertain_and_keeps_its_probabilities(parts) -> None:
     answer = replace(reason(*parts, CLIPS[0], max_new_tokens=2), confidence=0.4)
     assert abstained(answer, 0.4) == answer

@@ -343,6 +343,11 @@ def test_commands_as_a_whole_transcript(talk, talking_clip, voice_clip, tmp_path
     assert facts["turns"][0]["answer"]["text"] == TEXT
 
 
+def test_a_receipt_is_of_the_answer_and_its_labels_whatever_may_be_answered_next(talk, talking_clip) -> None:
+    code, _, err = talk("Why?\n/labels calm,bored\n/receipt\n", talking_clip)
+    assert code == 0 and "receipt of the answer happy\n" in err
+
+
 def test_help_names_every_command(talk, talking_clip) -> None:
     _, out, err = talk("/help\n", talking_clip)
     assert out == "" and all(name in err for name in ("/clip", "/labels", "/evidence", "/receipt", "/save", "/quit"))

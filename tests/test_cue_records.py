@@ -106,6 +106,18 @@ def test_phrases_and_the_pause_between_them_are_where_they_were_spoken() -> None
     assert (pause.t0, pause.t1, pause.value) == pytest.approx((1.5, 2.1, 0.6), abs=0.1)
 
 
+def test_a_sound_too_short_for_a_phrase_stands_between_two_pauses_and_in_none() -> None:
+    records = voice_records(spoken((150, 1.0), (0, 0.3), (150, 0.25), (0, 0.2), (150, 1.0)))
+    assert len(named(records, "speech")) == 2
+    pauses = [at for record in named(records, "pause") for at in (record.t0, record.t1)]
+    assert pauses == pytest.approx([1.0, 1.3, 1.55, 1.75], abs=0.05)
+
+
+def test_silence_before_and_after_all_phrases_is_no_pause() -> None:
+    wave = spoken((150, 0.1), (0, 0.3), (150, 1.0), (0, 0.3), (150, 0.1))
+    assert not named(voice_records(wave), "pause")
+
+
 def test_a_voice_that_glides_has_the_slope_of_its_glide() -> None:
     t = np.arange(16000) / 16000
     phase = 2 * np.pi * 120 * (2 ** (0.5 * t) - 1) / (0.5 * np.log(2))  # six semitones in a second

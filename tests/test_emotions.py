@@ -84,6 +84,18 @@ def test_a_custom_space_keeps_its_own_spelling() -> None:
     assert canonical("angry", space) == "anger" and canonical("happy", space) == "joy"
 
 
+@pytest.mark.parametrize("around", ["{}", "{}.", " {}\n", "**{}**", "'{}'"])
+def test_a_label_that_ends_in_punctuation_is_its_own_canonical_form(around: str) -> None:
+    space = label_space("Angry (cold),angry (hot),[none]")
+    assert [canonical(around.format(label.title()), space) for label in space.labels] == list(space.labels)
+    assert canonical("angry", space) is None and canonical("()", space) is None
+
+
+def test_labels_that_differ_in_punctuation_alone_are_two() -> None:
+    space = label_space("well!,well?")
+    assert (canonical("Well?", space), canonical("well", space)) == ("well?", None)
+
+
 def test_projection_keeps_shared_labels_and_sums_to_one() -> None:
     source, target = label_space("mafw11"), label_space("mer6")
     uniform = dict.fromkeys(source.labels, 1 / 11)

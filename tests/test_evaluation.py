@@ -455,6 +455,24 @@ def test_the_label_space_does_not_depend_on_the_limit(run) -> None:
     assert found["labels"]["name"] == "mafw11" and found["clips"] == 1
 
 
+def test_open_rows_alone_before_the_limit_are_measured_openly(run) -> None:
+    clips = [(say("glad", 1), {"openset": "happy"}), (say("happy", 2), "happy")]
+    found = run(Fake(), clips, labels=None, limit=1).metrics
+    assert found["labels"] is None and found["runs"][0]["open"]["asked_openly"] == 1
+
+
+def test_clips_without_an_answer_are_not_counted_as_the_same_answer(run) -> None:
+    found = run(Fake(), [(say("happy"), "happy"), ("bad", "sad"), ("bad", "sad")]).metrics
+    assert found["failed"] == 2 and found["comparisons"][0]["same_answer"]["value"] == 1.0
+    assert run(Fake(), [("bad", "sad")]).metrics["comparisons"][0]["same_answer"] is None
+
+
+def test_another_version_asks_anew(run, tmp_path: Path, monkeypatch) -> None:
+    run(Fake(), FOUR)
+    monkeypatch.setattr("omni.__version__", "another")
+    assert run(Fake(), FOUR).known == 0 and {row["omni_version"] for row in rows_of(tmp_path)} >= {"another"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

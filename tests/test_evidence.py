@@ -130,4 +130,7 @@ def test_known_cues_judge_beside_measured_ones_where_the_manifest_has_them() -> 
     assert reasons_told(found)[1].startswith("reasons, known cues: groundedness 0.500, contradicted 0.500")
     as_text = measure_reasons([(row, {"action_units": '{"AU4": 0.9}', "prosody": ""})])
     assert as_text is not None and as_text["known"]["groundedness"]["value"] == 0.5  # from a CSV
+    heard = (row | {"modalities": ["audio"]}, {"prosody": '{"pitch_st": 9.0}'})  # a .csv leaves out what is null
+    both = measure_reasons([(row, {"action_units": '{"AU4": 0.9}'}), heard, (row, {"action_units": "null"})])
+    assert both is not None and both["known"]["answers"] == 3
     assert measure_reasons([(row, {})])["known"] is None and measure_reasons([({"thought": ""}, {})]) is None

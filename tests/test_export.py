@@ -33,7 +33,7 @@ PROBABILITIES = {"angry": 0.2, "happy": 0.7, "sad": 0.1}
 
 
 def cue(name: str | None, t0: float | None, t1: float | None, modality: str = "video", **more: Any) -> Row:
-    facts = {"sentence": "The lips smile.", "modality": modality, "cue": name, "polarity": True}
+    facts = {"sentence": "The lips smile.", "modality": modality, "cue": name, "polarity": 1}
     return facts | {"verdict": "supported", "t0": t0, "t1": t1} | more
 
 
@@ -178,6 +178,16 @@ def test_the_timeline_shows_each_cue_in_frames_of_the_page(tmp_path: Path) -> No
     page = ET.fromstring(config)
     assert [label.get("value") for label in page.findall("TimelineLabels/Label")] == ["pitch_high", "smile"]
     assert page.find("Video").attrib["frameRate"] == str(RATE)
+
+
+@pytest.mark.parametrize("to", ["label-studio", "elan", "csv"])
+def test_a_denial_is_exported_as_a_denial(to: str, tmp_path: Path) -> None:
+    denied = cue("brow_down", 0.0, 2.0, "face", polarity=-1, sentence="No frown.")
+    out = exported(tmp_path, to, answered("a.mp4", evidence=[denied, cue("smile", 0.5, 1.2)]))
+    for path in [out] if to in FILES else out.iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "no brow_down" in text and "no smile" not in text
+        assert text.count("brow_down") == text.count("no brow_down")
 
 
 # ELAN

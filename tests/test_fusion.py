@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from trl import SFTConfig, TrlParser
 
-from omni.align import Aligned, AlignOptions, WordScores, align, gate_loss
+from omni.align import Aligned, AlignOptions, WordScores, align, fit_streams, gate_loss, token_scores
 from omni.clip_writer import write_clip
 from omni.errors import ModelError
 from omni.features import ClipFeatures, collate, encode_clip
@@ -198,6 +198,19 @@ def test_a_gated_stream_steps_back_where_it_is_unlike_the_training_set():
     tokens = fusion(features, times).tokens
     torch.testing.assert_close(tokens[1], less[1])
     assert not torch.allclose(tokens[0], less[0])
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "known"), [(1, 1, False), (1, 300, False), (10, 8, False), (24, 8, False), (40, 8, True)]
+)
+def test_with_too_few_clips_to_know_what_is_familiar_all_is(count, steps, known):
+    torch.manual_seed(0)
+    fusion = FUSIONS["concat"]({"video": 150}, 16, tokens=6, width=16, gated=["video"])
+    fusion.standardise({"video": [torch.randn(steps, 150) for _ in range(count)]})
+    assert bool(fusion.video_limit.isfinite()) == known
+    assert all(torch.isfinite(x).all() for x in (fusion.video_mean, fusion.video_std, fusion.video_axes))
+    any_clip = {"video": torch.randn(1, 5, 150)}, {"video": torch.arange(5.0)[None]}
+    assert known or not fusion.unfamiliar(*any_clip)["video"].any()
 
 
 def test_streams_of_different_rates_meet_at_the_same_second():
@@ -688,6 +701,22 @@ def test_alignment_draws_the_gate_to_the_stream_that_knows_the_label(telling):
     align(fusion, rows, torch.randn(1, 32), torch.randn(2, 32), 0.02, options)
     gates = fusion(*collate([row.clip for row in rows])).gates.mean(0)
     assert gates[list(times).index(telling)] > 0.55
+
+
+def test_alignment_runs_where_the_adapter_is(monkeypatch):
+    """The meta device stands for a GPU: it refuses to be mixed with the processor, where clips and labels are."""
+    losses = []
+    monkeypatch.setattr("omni.align.loss_of", lambda cues, labels, rows: losses.append(1) or cues.sum() + labels.sum())
+    times = {"video": torch.arange(4.0), "audio": torch.arange(6.0)}
+    clip = ClipFeatures({m: torch.randn(len(t), 6) for m, t in times.items()}, times, ("video", "audio"), 6.0, "")
+    rows = [Aligned(clip, torch.ones(1), i % 2) for i in range(8)]
+    fusion = MECHANISMS["dynamic_modality_attention"](
+        dict.fromkeys(times, 6), 32, tokens=4, width=16, bins=6, gated=["video"]
+    ).to("meta")
+    fit_streams(fusion, [clip] * 8)
+    options = AlignOptions(epochs=2, batch=4)
+    scores, _ = align(fusion, rows, torch.randn(1, 32), torch.randn(2, 32), 0.02, options)
+    assert losses and token_scores(fusion, scores, [clip] * 3).shape == (3, 1)
 
 
 def test_a_gate_that_trusts_the_wrong_stream_costs_more_than_one_that_trusts_the_right_one():

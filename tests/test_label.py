@@ -30,6 +30,7 @@ from omni.clip import Clip, Limits
 from omni.clip_writer import write_clip
 from omni.errors import ClipError, ManifestError, OmniError
 from omni.label import LabelSummary, label, parse_batch_size
+from omni.label_journal import Known
 from omni.label_progress import progress
 from omni.label_row import COLUMNS
 from omni.label_run import ENCODED
@@ -225,6 +226,14 @@ def test_a_copy_of_a_clip_with_an_error_has_a_message_with_its_own_name(tmp_path
     assert [message[:5] for message in messages][1::2] == ["1.mp4", "3.mp4"] and "RuntimeError" in messages[2]
 
 
+def test_missing_clips_are_no_copies_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, todo = [], Known.todo
+    monkeypatch.setattr(Known, "todo", lambda known, clip: looked.append(clip) or todo(known, clip))
+    missing = [tmp_path / f"{number}.mp4" for number in range(50)]
+    assert counts(run(missing, tmp_path / "out.jsonl", Fake())) == (0, 50, 0)
+    assert len(looked) == 3 * 50  # in turn, for the summary and for the table, and not again and again
+
+
 def test_an_error_stays_until_it_is_to_be_tried_again(tmp_path: Path) -> None:
     fake, out = Fake(), tmp_path / "out.jsonl"
     folder = folder_of(tmp_path, "a", "bad")
@@ -366,6 +375,16 @@ def test_sources_are_files_folders_globs_and_manifests_each_clip_once(tmp_path: 
     assert found(folder / "take [1].mp4") == [folder / "take [1].mp4"]
 
 
+def test_a_clip_that_is_named_absolute_and_relative_is_one_clip(tmp_path: Path, monkeypatch) -> None:
+    folder_of(tmp_path, "a", "b")
+    monkeypatch.chdir(tmp_path)
+    write_manifest("m.csv", [Example(Path("clips/0.mp4"), extra={"take": "1"}), Example(Path("clips/1.mp4"), "sad")])
+    assert [clip.path for clip in find_clips(["clips", "m.csv"])] == [Path("clips/0.mp4"), Path("clips/1.mp4")]
+    named = [(clip.path, clip.extra) for clip in find_clips(["m.csv", "clips/../clips"])]
+    first, second = tmp_path / "clips" / "0.mp4", tmp_path / "clips" / "1.mp4"
+    assert named == [(first, {"take": "1"}), (second, {"manifest_label": "sad"})]
+
+
 def test_paths_come_from_stdin_by_line_or_between_zero_bytes(tmp_path: Path, monkeypatch) -> None:
     folder = folder_of(tmp_path, "a", "b")
     odd = folder / "line\nbreak.mp4"
@@ -422,6 +441,49 @@ def test_columns_of_a_manifest_pass_through(tmp_path: Path, suffix: str) -> None
     read = json.loads if suffix == ".csv" else lambda value: value  # a CSV has text only
     assert [read(first[name]) for name in ("take", "manifest_seconds", "cues")] == [3, 1.5, {"AU12": [0.1]}]
     assert str(second["kind"]) == "7"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_manifest_loses_no_column_to_a_new_name(tmp_path: Path, suffix: str) -> None:
+    manifest, out = tmp_path / "m.jsonl", tmp_path / f"out{suffix}"
+    both = {"manifest_label": "calm", "manifest_manifest_label": "fear"}
+    clips = sorted(folder_of(tmp_path, "a", "b").iterdir())
+    write_manifest(manifest, [Example(clips[0], "sad", extra=both), Example(clips[1], extra=both)])
+    run([manifest], out, Fake())
+    passed = [[value for name, value in row.items() if name not in COLUMNS] for row in table_of(out)]
+    assert passed == [["sad", "calm", "fear"], [None, "calm", "fear"]]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{}, {}],
+        [{"a": 1}, {"b": None}],
+        [[{"a": 1}], [{"a": 1, "b": 2}]],
+        [{"a": {"b": {}}}, None],
+        [[{"a": [1, 0.5]}], []],
+        ["x" * 140_000, "y"],
+    ],
+    ids=["empty", "other keys", "list", "nested", "alike", "long"],
+)
+def test_what_a_manifest_says_comes_back_from_the_table_as_it_was(tmp_path: Path, values: list, suffix: str) -> None:
+    manifest, out = tmp_path / "m.jsonl", tmp_path / f"out{suffix}"
+    clips = sorted(folder_of(tmp_path, "a", "b").iterdir())
+    write_manifest(manifest, [Example(clip, extra={"note": value}) for clip, value in zip(clips, values, strict=True)])
+    run([manifest], out, Fake())
+    found = [row["note"] for row in table_of(out)]
+    assert [json.loads(one) if isinstance(one, str) and one[0] in "{[" else one for one in found] == values
+
+
+def test_a_table_that_cannot_be_encoded_or_read_back_is_told_and_its_rows_stay(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a")
+    for suffix, answer in ((".parquet", "\ud83d"), (".csv", "one\rtwo")):  # half an emoji; a bare carriage return
+        fake, out = Fake(), tmp_path / f"out{suffix}"
+        said = [Answer("happy", 0.75, {"happy": 0.75, "sad": 0.25}, answer, "", True, ("video",))]
+        with pytest.raises(ManifestError, match=r"is not written; its rows are in .*\.journal\. Give another format"):
+            run(folder, out, fake, labeller=fake.labeller._replace(answer=lambda clips, question, said=said: said))
+        assert not out.exists() and len(lines_of(out)) == 1
 
 
 def test_times_and_mixed_types_of_a_parquet_manifest_pass_through(tmp_path: Path) -> None:
@@ -930,6 +992,17 @@ def test_the_report_escapes_what_clips_and_models_say(tmp_path: Path) -> None:
 
     text = report([row, error], [Path("<x>"), Path("y")], read)
     assert not re.search(r"<(b|i|u|s|em|x)\b", text.split("</style>")[1]) and "&lt;em&gt; is gone." in text
+
+
+def test_clips_without_confidence_come_last_in_a_report(tmp_path: Path) -> None:
+    from omni.label_report import report
+
+    row = dict.fromkeys(COLUMNS) | {"status": "ok", "model_sha256": "", "warnings": [], "seconds": 0.0}
+    rows = [
+        row | {"clip": c, "sha256": c, "confidence": p} for c, p in zip("abcd", (None, 0.9, None, 0.2), strict=True)
+    ]
+    text = report(rows, [Path("x")] * 4, lambda path: Clip())
+    assert re.findall(r"<small>(\w)</small>", text) == ["d", "b", "a", "c"]
 
 
 def test_a_report_of_an_open_vocabulary_or_of_nothing_can_be_made(tmp_path: Path) -> None:

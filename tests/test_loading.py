@@ -1,9 +1,13 @@
 """Names to models: folders, adapters, and what is wrong with them."""
 
 import json
+import shutil
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model
 
 import train_grpo
@@ -11,7 +15,7 @@ import train_sft
 from omni.default import build
 from omni.errors import ModelError
 from omni.generate import reason
-from omni.loading import DEFAULT_ADAPTER, load, train_all
+from omni.loading import DEFAULT_ADAPTER, load, new_adapter, train_all
 from omni.tiny import tiny
 from tests.clips import CLIPS
 
@@ -65,6 +69,81 @@ def test_a_folder_without_our_weights_says_what_to_give(files, advice, tmp_path)
             (path / name).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=advice):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("config.json", 40),
+        ("model.safetensors", 0),
+        ("model.safetensors", 5000),
+        ("processor_config.json", 10),
+        ("tokenizer.json", 100),
+    ],
+)
+def test_a_file_that_was_cut_off_is_named_with_what_to_do(folder, tmp_path, name, kept):
+    damaged = Path(shutil.copytree(folder, tmp_path / "model")) / name
+    damaged.write_bytes(damaged.read_bytes()[:kept])
+    with pytest.raises(ModelError, match=rf"{name} is damaged.* Copy it again"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("adapter_model.safetensors", None, "no adapter_model.safetensors in .* Copy the whole folder"),
+        ("adapter_model.safetensors", "", "adapter_model.safetensors is damaged.* Copy it again"),
+        ("adapter_config.json", '{"r": 2', "adapter_config.json is damaged.* Copy it again"),
+        ("adapter_config.json", "{}", "names no base.* into .*adapter_config.json .base_model_name_or_path"),
+        ("adapter_config.json", '{"base_model_name_or_path": "outputs/base"}', "adapter .* stands on outputs/base"),
+    ],
+)
+def test_an_adapter_folder_that_lost_something_says_what(tmp_path, name, content, advice):
+    adapter = Path(shutil.copytree(DEFAULT_ADAPTER, tmp_path / "adapter"))
+    (adapter / name).unlink()
+    if content is not None:
+        (adapter / name).write_text(content)
+    with pytest.raises(ModelError, match=advice):
+        load(adapter)
+
+
+def test_an_adapter_finds_its_base_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    new_adapter(load(folder.name)[0], folder.name, 2, 4).save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    load("adapter")
+    assert new_adapter(tiny()[0], "default", 2, 4).peft_config["default"].base_model_name_or_path == "default"
+
+
+def test_a_download_that_fails_says_to_check_name_and_network(monkeypatch):
+    with pytest.raises(ModelError, match=r"hub:no/such/name .*Check the name and the network"):
+        load("hub:no/such/name")
+
+    def fail(*args, **kwargs):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ModelError, match="Check the name and the network"):
+        load("hub:owner/name")
+
+
+def test_a_cache_that_cannot_be_written_says_to_set_another(monkeypatch):
+    monkeypatch.setenv("OMNI_CACHE", "/proc/nope")
+    monkeypatch.setattr(build, "locate", dict)
+    with pytest.raises(ModelError, match=r"/proc/nope.* Set OMNI_CACHE"):
+        build.base_folder()
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_cache_that_lost_a_file_is_built_again(tmp_path, monkeypatch, lost):
+    monkeypatch.setenv("OMNI_CACHE", str(tmp_path))
+    monkeypatch.setattr(build, "locate", dict)
+    monkeypatch.setattr(build, "build", lambda files: tiny())
+    (build.base_folder() / lost).unlink()
+    again = build.base_folder()
+    assert (again / lost).is_file() and list(tmp_path.iterdir()) == [again]
+    monkeypatch.setattr(build, "build", None)  # nothing is built where nothing is lost
+    assert build.base_folder() == again
 
 
 def test_missing_wheels_say_the_command_that_installs_them(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from omni.errors import LabelError, ManifestError, ModelError, OmniError
 from omni.features import encode_clip
 from omni.fusion import MECHANISMS
 from omni.manifest import Example, write_manifest
-from omni.matrix import Matrix, MatrixOptions, matrix
+from omni.matrix import Matrix, MatrixOptions, held_out, matrix
 from omni.matrix_measure import (
     even,
     first_tokens,
@@ -182,6 +182,16 @@ def test_tokens_that_tell_the_senses_apart_have_a_gap() -> None:
     model, processor = tiny()
     clips = [encode_clip(model, processor, make_clip(1.0, i)) for i in range(4)]
     assert modality_gap(model.model.fusion, clips) > 0
+
+
+def test_the_clips_of_a_person_are_all_for_training_or_all_for_testing(folder: Path, tmp_path: Path) -> None:
+    rows = [(Example(Path(f"{i}.mp4"), "sad", extra={"speaker": f"s{i % 5}"}), None) for i in range(20)]
+    train, tested = ({row[0].extra["speaker"] for row in part} for part in held_out(rows))
+    assert tested == {"s0", "s4"} and train == {"s1", "s2", "s3"}
+    rows = [(Example(Path(f"{i}.mp4"), "sad"), None) for i in range(8)]
+    assert [row[0].clip.name for row in held_out(rows)[1]] == ["0.mp4", "4.mp4"]
+    with pytest.raises(OmniError, match="12 clips are to train and to test on"):
+        made(folder, tmp_path, "concat", test=folder / "train.jsonl")
 
 
 def test_labels_that_begin_alike_are_refused_with_advice() -> None:

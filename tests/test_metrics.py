@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks import compare_runs
 from omni.emotions import EKMAN7, OUR_WHEELS, EmotionWheels, label_space
 from omni.errors import LabelError
 from omni.metrics import (
@@ -259,6 +263,12 @@ def test_a_word_of_two_sectors_counts_for_the_alphabet_as_published_and_for_itse
     assert wheel_score("upset", "upset", AMBIGUOUS) == (1.0, 1.0)
 
 
+def test_without_a_sector_a_word_matches_its_synonyms_and_an_unknown_one_only_itself_when_strict() -> None:
+    assert not OUR_WHEELS.sectors("pity", "ekman")
+    assert wheel_score("pity", "compassion") == wheel_score("flarb", "flarb") == (1.0, 1.0)
+    assert wheel_score("flarb", "wibble") == (0.0, 0.0)
+
+
 def test_with_one_true_word_recall_is_the_hit_rate() -> None:
     def hit(true: str, words: list[str], wheel: str) -> bool:
         return OUR_WHEELS.sectors(true, wheel)[0] in [OUR_WHEELS.sectors(word, wheel)[0] for word in words]
@@ -288,3 +298,36 @@ def test_a_completion_is_scored_by_label_and_by_form(completion: str, score: Sco
 def test_a_truth_outside_the_space_is_an_error_not_a_zero() -> None:
     with pytest.raises(LabelError, match="Use angry, disgust"):
         score_answer("bored", "<answer>happy</answer>", "ekman7")
+
+
+# comparing runs
+
+
+def run_file(path: Path, **fields: object) -> Path:
+    """What `benchmarks/eval_default.py` writes, as far as `compare_runs.py` reads it; None leaves a field out."""
+    found: dict[str, object] = {"truth": ["angry", "sad"], "sha256": ["a", "b"], "no-think labels": ["angry", "sad"]}
+    found |= {"think labels": ["angry", "angry"], "claims": {"precision": 0.5, "per rationale": 2.0}} | fields
+    path.write_text(json.dumps({"held-out actors": {k: v for k, v in found.items() if v is not None}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"sha256": ["a", "c"]}, "other clips or labels than .+ from one TEST.jsonl"),
+        ({"sha256": None}, "does not say which clips .+ Write it again with eval_default.py"),
+    ],
+)
+def test_runs_on_other_clips_with_the_same_labels_are_not_compared(fields, advice: str, tmp_path: Path) -> None:
+    cold, other = run_file(tmp_path / "cold.json"), run_file(tmp_path / "other.json", **fields)
+    with pytest.raises(SystemExit, match=f"other.json .*{advice}"):
+        compare_runs.main(cold, [f"grpo={other}"])
+
+
+@pytest.mark.parametrize("lacking", ["cold", "grpo"])
+def test_answers_that_one_run_lacks_are_told_and_the_others_compared(lacking: str, tmp_path: Path, capsys) -> None:
+    files = {n: run_file(tmp_path / n, **({"think labels": None} if n == lacking else {})) for n in ("cold", "grpo")}
+    compare_runs.main(files["cold"], [f"grpo={files['grpo']}"])
+    out, err = capsys.readouterr()
+    assert err == f"{files[lacking]} has no think answers and is left out there.\n"
+    assert "| grpo | no-think | 1.000" in out and "+0.000" in out and out.count("| think |") == 1

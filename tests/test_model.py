@@ -1,10 +1,13 @@
 """The omni model on random weights: what must hold for any sizes (fp32, 1e-5)."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments, WhisperFeatureExtractor
 
-from omni.features import FeatureCache, collate, encode_clip, read_features, write_features
+from omni.features import FeatureCache, cache_key, collate, encode_clip, read_features, write_features
 from omni.generate import build_inputs
 from omni.tiny import tiny
 from tests.clips import CLIPS, make_clip
@@ -143,6 +146,61 @@ def test_the_cache_encodes_a_clip_once_and_knows_another_model(parts, tmp_path, 
     assert len(calls) == 1 and torch.allclose(first.features["video"], again.features["video"], atol=1e-2)
     other, _ = tiny(seed=1)
     assert FeatureCache(tmp_path, other, processor).folder != cache.folder
+
+
+def test_the_key_of_the_cache_is_of_all_that_makes_features_and_of_nothing_else(tmp_path):
+    model, processor = tiny("face")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    keys = [cache_key(model, processor)]
+    assert keys[0] == cache_key(*saved)
+    for fit in ("squeeze", "pad"):
+        processor.fit = fit
+        keys.append(cache_key(model, processor))
+    model.config.vision_config.second_look = 0.9
+    keys.append(cache_key(model, processor))
+    processor.feature_extractor = WhisperFeatureExtractor(feature_size=20, chunk_length=2, n_fft=800)
+    keys.append(cache_key(model, processor))
+    assert len({*keys}) == 5
+
+
+def test_clips_that_came_from_no_file_are_not_taken_for_one_another(parts, tmp_path):
+    cache = FeatureCache(tmp_path, *parts)
+    one, two = (cache(replace(clip, sha256="")).features["video"] for clip in (CLIPS[0], CLIPS[3]))
+    assert not torch.allclose(one, two, atol=1e-2) and not list(cache.folder.iterdir())
+
+
+def test_a_sense_is_gone_when_none_of_its_streams_is_left():
+    clip = encode_clip(*tiny(), CLIPS[0])  # video, audio, prosody
+    assert clip.without() == clip and clip.without("audio").modalities == ("video", "audio")
+    assert clip.without("video").modalities == clip.blind().modalities == ("audio",)
+    assert clip.without("audio", "prosody").modalities == clip.mute().modalities == ("video",)
+    assert clip.without(*clip.features).modalities == ()
+
+
+@pytest.mark.parametrize("rest", [100, 159, 160, 180, 200, 201, 400])
+def test_sound_a_little_longer_than_a_window_has_a_mel_frame_for_every_10_ms(parts, rest):
+    wave = np.random.default_rng(0).normal(0, 0.1, 480_000 + rest).astype(np.float32)
+    assert parts[1].mel(wave).shape == (20, 3000 + rest // 160)
+
+
+def test_several_answers_to_an_encoded_clip_are_those_to_its_media(parts):
+    model, processor = parts
+    encoded = [encode_clip(model, processor, clip) for clip in CLIPS[:2]]
+    for how in ({"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}):
+        given = [processor.ask(clips, ["Why?", "How?"]) for clips in (CLIPS[:2], encoded)]
+        media, streams = (model.generate(**inputs, **how, max_new_tokens=4, do_sample=False) for inputs in given)
+        assert torch.equal(media, streams)
+    inputs = processor.ask(encoded, ["Why?", "How?"])
+    sampled = model.generate(**inputs, num_return_sequences=3, max_new_tokens=4, do_sample=True)
+    assert len(sampled) == 6
+
+
+def test_gradient_accumulation_is_left_to_the_trainer(parts, tmp_path):
+    """Else transformers takes our `**kwargs` for those of the loss, which is then too large by the number of steps."""
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    assert Trainer(parts[0], args).model_accepts_loss_kwargs is False
 
 
 def test_a_clip_with_nothing_to_see_or_hear_still_has_tokens(parts):

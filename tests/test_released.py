@@ -281,10 +281,27 @@ def test_what_cannot_be_imported_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(ModelError, match="--bert"):
         assemble(TINY / "checkpoint", bert=tmp_path)
     write_released(tmp_path / "released", OTHER)
+    for how, advice in ({"layout": "zz"}, "inference, cold_start, rl"), ({"fit": "zz"}, "squeeze, pad"):
+        with pytest.raises(ModelError, match=f"'zz'. Choose one of: {advice}"):
+            import_weights(tmp_path / "released", tmp_path / "ours", **how)
+    import_weights(tmp_path / "released", tmp_path / "ours")
+    settings = tmp_path / "ours" / "processor_config.json"  # as imported by an older version
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"instruction": None}))
+    with pytest.raises(ModelError, match="--bert FOLDER"):
+        load(tmp_path / "ours")
     (tmp_path / "bert" / "vocab.txt").unlink()
-    model, processor = load(tmp_path / "released", dtype="float32")
-    with pytest.raises(ValueError, match="--bert FOLDER"):
-        reason(model, processor, prepared())
+    for refused in (load, lambda folder: import_weights(folder, tmp_path / "new")):
+        with pytest.raises(ModelError, match=r"bert-base-uncased \(config.json, vocab.txt\) beside it.*--bert FOLDER"):
+            refused(tmp_path / "released")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_config.json"])
+def test_a_damaged_file_of_a_released_folder_is_named(tmp_path, name):
+    write_released(tmp_path / "released", OTHER)
+    damaged = tmp_path / "released" / name
+    damaged.write_bytes(damaged.read_bytes()[:9])
+    with pytest.raises(ModelError, match=rf"{name} is damaged.* Copy it again"):
+        import_weights(tmp_path / "released", tmp_path / "ours")
 
 
 @torch.no_grad()

@@ -52,6 +52,21 @@ def test_the_last_checkpoint_counts(tmp_path):
     assert len(read_history(tmp_path)) == 12
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("trainer_state.json", '{"log_history": [{"st'),
+        ("trainer_state.json", '{"epoch": 1}'),
+        ("completions.jsonl", '{"step": 3, "clip"'),
+        ("completions.jsonl", '{"step": 3}'),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
+    (make_run(tmp_path) / name).write_text(content)
+    with pytest.raises(OmniError, match=rf"{name}.* is damaged"):
+        report(tmp_path)
+
+
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(OmniError, match="output_dir"):
         report(tmp_path)

@@ -58,9 +58,7 @@ def voice_records(wave: np.ndarray) -> list[CueRecord]:
     shifts = reader().voice_shifts(prosody_track(wave).values)
     reference = own or _neutral(whole, shifts)
     records = [record for phrase in phrases for record in _phrase_records(frames, phrase, reference, own is not None)]
-    for before, after in pairwise(phrases):
-        t0, t1 = before.span[1], after.span[0]
-        records.append(CueRecord("voice", None, t0, t1, "pause", t1 - t0, "seconds", (t1 - t0) / PAUSE_S))
+    records += _pauses(frames, phrases[0].start, phrases[-1].end)
     if own is None:
         records += _verdicts(shifts, (phrases[0].span[0], phrases[-1].span[1]))
     else:
@@ -69,16 +67,28 @@ def voice_records(wave: np.ndarray) -> list[CueRecord]:
 
 
 def phrases_of(frames: Frames) -> Iterator[Phrase]:
-    """The stretches of speech with gaps below PAUSE_S that have a voice in them."""
-    speech = np.flatnonzero(frames.speech)
-    if not len(speech):
-        return
-    gaps = np.flatnonzero(np.diff(speech) - 1 >= PAUSE_S / HOP_S)
-    starts, ends = speech[np.r_[0, gaps + 1]], speech[np.r_[gaps, len(speech) - 1]] + 1
-    for start, end in zip(starts, ends, strict=True):
-        part = _cut(frames, int(start), int(end))
+    """The stretches of speech of PHRASE_S or more that have a voice in them."""
+    for start, end in _stretches(frames.speech):
+        part = _cut(frames, start, end)
         if (end - start) * HOP_S >= PHRASE_S and (part.f0 > 0).mean() >= VOICED_AT_LEAST:
-            yield Phrase(int(start), int(end), summary(part))
+            yield Phrase(start, end, summary(part))
+
+
+def _stretches(speech: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end of every stretch of speech frames (F,) whose gaps are below PAUSE_S."""
+    at = np.flatnonzero(speech)
+    if not len(at):
+        return []
+    gaps = np.flatnonzero(np.diff(at) - 1 >= PAUSE_S / HOP_S)
+    starts, ends = at[np.r_[0, gaps + 1]], at[np.r_[gaps, len(at) - 1]] + 1
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _pauses(frames: Frames, start: int, end: int) -> Iterator[CueRecord]:
+    """The silences of PAUSE_S or more between the frames `start` and `end`; a sound that is no phrase ends one."""
+    for (_, before), (after, _) in pairwise(_stretches(frames.speech[start:end])):
+        t0, t1 = (start + before) * HOP_S, (start + after) * HOP_S
+        yield CueRecord("voice", None, t0, t1, "pause", t1 - t0, "seconds", (t1 - t0) / PAUSE_S)
 
 
 def _cut(frames: Frames, start: int, end: int) -> Frames:

@@ -3,7 +3,7 @@
     SmolLM2-135M-Instruct + Whisper tiny.en (encoder, and decoder for transcripts) + face tower + untrained fusion
 
 The folder lies in the user's cache (`OMNI_CACHE`, else the platform's) under a name that holds the hashes of all
-source files, so that another version of a wheel never meets an old folder. It takes about 450 MB; deleting it is safe.
+source files, so that another version of a wheel never meets an old folder. It takes about 430 MB; deleting it is safe.
 The trained adapters are not in it: they are `omni/default/adapter`.
 """
 
@@ -12,12 +12,17 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from ..config import OmniConfig
+from ..errors import ModelError
 from ..faces import FaceTower, FaceTowerConfig
+from ..loading import check_files
 from ..model import OmniForConditionalGeneration
 from ..processing import OmniProcessor
 from . import convert
@@ -46,10 +51,10 @@ def cache_root() -> Path:
 
 
 def base_folder() -> Path:
-    """The base as a model folder, built on first use.
+    """The base as a model folder, built on first use, and again if a file of it got lost.
 
     Raises:
-        ModelError: a wheel is missing or differs; gives the command that installs them.
+        ModelError: a wheel is missing or differs, or the cache cannot be used; says what to do.
     """
     identity = repr(
         (
@@ -61,23 +66,52 @@ def base_folder() -> Path:
         )
     )
     folder = cache_root() / f"default-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if folder.exists():
-        return folder
+    with _usable(folder.parent):
+        if _whole(folder):
+            return folder
     files = locate()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    with _usable(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         model, processor = build(files)
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        try:
-            partial.rename(folder)  # whole or not at all, also when two processes build at once
-        except OSError:
-            if not folder.exists():
-                raise
+        with _usable(folder.parent):
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
+            _put(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder of the cache can be loaded; whatever clears caches may take a file of it."""
+    try:
+        check_files(folder)
+    except ModelError:
+        return False
+    return all((folder / name / "tokenizer.json").is_file() for name in ("", "transcript_tokenizer"))
+
+
+def _put(partial: Path, folder: Path) -> None:
+    """Rename: whole or not at all, also when two processes build at once."""
+    if not _whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not _whole(folder):
+            raise
+
+
+@contextmanager
+def _usable(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as err:
+        raise ModelError(
+            f"The cache {cache} cannot be used ({err}). Set OMNI_CACHE to a folder that can be written.", code="cache"
+        ) from err
 
 
 def build(files: dict[str, Path]) -> tuple[OmniForConditionalGeneration, OmniProcessor]:

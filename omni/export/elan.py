@@ -2,7 +2,8 @@
 
     tier "label"        the label, over the whole clip
     tier "rationale"    the thought, over the whole clip
-    tier "video", …     a tier for each modality of the evidence: "smile (supported)" from t0 to t1
+    tier "video", …     a tier for each modality of the evidence: "smile (supported)" from t0 to t1;
+                        a denial is "no smile (supported)"
 
 Times are milliseconds. Annotations of one tier must not overlap in ELAN: cues of one modality that do go to a second
 tier, "video 2", and so on. The media descriptor holds the clip's absolute address and its file name, which is where
@@ -59,7 +60,7 @@ def _free(stem: str, taken: set[str]) -> str:
 def tiers(row: Row) -> dict[str, list[Note]]:
     """Tier → its annotations by time, none of which overlap.
 
-    >>> smile = {"sentence": "", "modality": "video", "cue": "smile", "polarity": True, "verdict": "supported"}
+    >>> smile = {"sentence": "", "modality": "video", "cue": "smile", "polarity": 1, "verdict": "supported"}
     >>> cues = [smile | {"t0": 0.0, "t1": 0.5}, smile | {"cue": "brow_down", "t0": 0.25, "t1": 1.0}]
     >>> for name, notes in tiers({"label": "happy", "thought": "", "duration_s": 1.0, "evidence": cues}).items():
     ...     print(name, *notes)

@@ -1,6 +1,7 @@
 """What an export needs of a row beside its columns: its clip's place, its evidence with times, text fit for XML.
 
-A time of evidence that is null (nothing was measured) stands for the whole clip.
+A time of evidence that is null (nothing was measured) stands for the whole clip. A denial is named as one: "No frown."
+is "no brow_down".
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Span(NamedTuple):
 def spans(row: Row) -> Iterator[Span]:
     """The evidence of a row, in its order.
 
-    >>> cue = {"sentence": "A smile.", "modality": "video", "cue": "smile", "polarity": True, "verdict": "supported"}
+    >>> cue = {"sentence": "A smile.", "modality": "video", "cue": "smile", "polarity": 1, "verdict": "supported"}
     >>> next(spans({"duration_s": 2.0, "evidence": [cue | {"t0": 0.5, "t1": None}]}))
     Span(modality='video', name='smile', verdict='supported', sentence='A smile.', start=0.5, end=2.0)
     """
@@ -38,6 +39,7 @@ def spans(row: Row) -> Iterator[Span]:
         start = 0.0 if item["t0"] is None else float(item["t0"])
         end = float(row["duration_s"] if item["t1"] is None else item["t1"])
         name = item["cue"] or item["modality"]
+        name = name if item["polarity"] > 0 else f"no {name}"
         yield Span(item["modality"], name, item["verdict"], item["sentence"], start, max(start, end))
 
 

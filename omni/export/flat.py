@@ -2,8 +2,8 @@
 
     clip,question,label,confidence,p_angry,…,rationale,evidence,modalities,duration_s,transcript,warnings,model,sha256
 
-Lists are joined with "; ", a cue of the evidence reads "smile (video, 0.50-1.20 s, supported)". Text that a spreadsheet
-would run as a formula gets a ' in front, as in the tables of `omni label`.
+Lists are joined with "; ", a cue of the evidence reads "smile (video, 0.50-1.20 s, supported)", a denial "no smile
+(…)". Text that a spreadsheet would run as a formula gets a ' in front, as in the tables of `omni label`.
 """
 
 from __future__ import annotations

@@ -308,21 +308,29 @@ class Fusion(nn.Module):
         for name, parts in clips.items():
             x = torch.cat(list(parts)).float()
             getattr(self, f"{name}_mean").copy_(x.mean(0))
-            getattr(self, f"{name}_std").copy_(x.std(0).clamp(min=1e-4))
+            spread = x.std(0, correction=min(1, len(x) - 1))  # of a single step: none
+            getattr(self, f"{name}_std").copy_(spread.clamp(min=1e-4))
             if name in self.gated:
                 self._learn_familiar(name, parts)
 
     def _learn_familiar(self, name: str, parts: Sequence[Tensor]) -> None:
-        """Axes from one half of the clips, the limit from the other, which the axes have not seen."""
+        """Axes from one half of the clips, the limit from the other, which the axes have not seen.
+
+        With fewer steps than axes, or no other half, all is familiar.
+        """
         axes, limit = getattr(self, f"{name}_axes"), getattr(self, f"{name}_limit")
+        parts = [x.to(axes.device) for x in parts]
         every = torch.ones(1, max(map(len, parts)), dtype=torch.bool, device=axes.device)
         z = [self._standard(name, x.float()[None], every[:, : len(x)]) for x in parts]
         seen = torch.cat([x[0] for x in z[::2]])
         generator = torch.Generator().manual_seed(0)
         seen = seen[torch.randperm(len(seen), generator=generator)[:STEPS]]
-        axes.copy_(torch.linalg.svd(seen, full_matrices=False).Vh[: axes.shape[1]].T)
-        values = torch.cat([novelty(x, every[:, : x.shape[1]], axes) for x in z[1::2] or z])
-        limit.copy_(values.quantile(FAMILIAR))
+        found = torch.linalg.svd(seen, full_matrices=False).Vh[: axes.shape[1]].T  # (D, K), or fewer columns
+        axes.zero_()[:, : found.shape[1]] = found
+        limit.fill_(math.inf)
+        if len(z) > 1 and found.shape == axes.shape:
+            values = torch.cat([novelty(x, every[:, : x.shape[1]], axes) for x in z[1::2]])
+            limit.copy_(values.quantile(FAMILIAR))
 
 
 def novelty(z: Tensor, mask: Tensor, axes: Tensor) -> Tensor:

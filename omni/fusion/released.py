@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from ..errors import ModelError
 from .contract import Fused, Instruction
 
 GATE_WIDTH = 3584  # the same at every model size
@@ -58,13 +59,16 @@ class InstructionRouted(nn.Module):
             features: {"video": (B, T·S², D), "audio": (B, A, Da)}; a stream that is not there has no tokens.
             times: {stream: (B, steps)}, NaN throughout for a clip without the stream.
             instruction: ids and mask of the instruction in BERT's words; needed for clips with a picture.
+
+        Raises:
+            ModelError: a picture without an instruction.
         """
         parts: dict[str, Tensor] = {}
         present: dict[str, Tensor] = {}
         gates = None
         if "video" in features:
             if instruction is None:
-                raise ValueError("This model weighs its picture by the instruction: give instruction_ids with a clip.")
+                raise ModelError("This model weighs its picture by the instruction: give instruction_ids with a clip.")
             gates = self.route(instruction)  # (B, 3)
             parts["video"] = self._see(features["video"], gates)
             frames = ~times["video"].unflatten(1, (-1, self.side**2))[:, :, 0].isnan()  # (B, T)
