@@ -306,9 +306,10 @@ def _space(examples: Sequence[Example], labels: Any, protocol: str, manifest: Pa
     for space in SPACES.values():
         if all(canonical(word, space) is not None for word in words):
             return space
+    named = ",".join(sorted(words) if len(words) > 1 else [*words, "…"])  # a space has two words at least
     raise LabelError(
         f"The labels of {manifest} are in none of {', '.join(SPACES)}: {', '.join(sorted(words))}. "
-        f"Name their space: --labels {','.join(sorted(words))}, or a file with one word per line.",
+        f"Name their space: --labels {named}, or a file with one word per line.",
         code="no_label_space",
     )
 
