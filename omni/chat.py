@@ -117,7 +117,8 @@ class Chat:
     def stream(self, question: str | None = None) -> Iterator[Piece]:
         """Pieces of the text of `ask` as it is written; afterwards its answer is the last of `turns`."""
         said, inputs = self._prompt(question)
-        ran = advance(self.model, inputs, clip_name(self.processor, self.clip, said), self.past)
+        name = clip_name(self.processor, self.clip, said, self.space, self.think)
+        ran = advance(self.model, inputs, name, self.past)
         self.past, self.reused = ran.past, ran.reused
         row = self.rows.join(ran, self.sampling, seed=self.seed + len(self.turns))
         try:
@@ -172,10 +173,10 @@ def watch(model, processor, clip: SOURCES) -> ClipFeatures:
     return warned(model, [found], {"clip_features": features, "clip_times": times})[0]
 
 
-def clip_name(processor, clip: ClipFeatures, said: Sequence[Said]) -> str:
+def clip_name(processor, clip: ClipFeatures, said: Sequence[Said], space: LabelSpace, think: bool) -> str:
     """What tells the tokens of one clip from those of another: its content, the streams that are left of it, and the
-    first question where fusion reads it."""
-    asked = next(message.text for message in said if message.role == "user") if processor.instructed else ""
+    instruction where fusion reads it."""
+    asked = instruction(conversation(processor, clip, said, space, think)) if processor.instructed else ""
     return f"{clip.sha256 or id(clip)} {'+'.join(sorted(clip.features))} {asked}"
 
 
@@ -206,14 +207,16 @@ def _later(text: str, space: LabelSpace) -> str:
     return "\n".join(line for line in text.split("\n") if line not in known)
 
 
-def prompt_inputs(model, processor, clip: ClipFeatures, said: Sequence[Said], space: LabelSpace, think: bool) -> dict:
-    """Model inputs of one conversation.
+def instruction(messages: Sequence[dict]) -> str:
+    """What fusion reads that reads what is asked: the first question, so that the clip's tokens stay what they are."""
+    text: str = next(message for message in messages if message["role"] == "user")["content"][-1]["text"]
+    return text
 
-    Where fusion reads the instruction, it reads the first question, so that the clip's tokens stay what they are.
-    """
+
+def prompt_inputs(model, processor, clip: ClipFeatures, said: Sequence[Said], space: LabelSpace, think: bool) -> dict:
+    """Model inputs of one conversation."""
     messages = conversation(processor, clip, said, space, think)
-    first = next(message for message in messages if message["role"] == "user")["content"][-1]["text"]
-    inputs = {**processor.inputs([messages]), **processor.instructions([first])}
+    inputs = {**processor.inputs([messages]), **processor.instructions([instruction(messages)])}
     return {name: to_device(value, next(model.parameters()).device) for name, value in inputs.items()}
 
 

@@ -27,6 +27,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from .shared_prompt import SharedPrompts
 
+GREEDY_BELOW = 1e-5  # a temperature at which the most probable token is as good as certain
 LLAMA_LIKE = ("llama", "qwen2")  # pre-norm, rotary, gated feed-forward, no norm of queries and keys
 
 
@@ -37,7 +38,7 @@ class Sampling:
     Attributes:
         length: at most this many tokens.
         ends: token ids that end a completion; they are part of it.
-        temperature: 0 takes the most probable token.
+        temperature: 0, or less than `GREEDY_BELOW`, takes the most probable token.
         top_k: draw from the most probable so many tokens; 0 from all.
         top_p: draw from the smallest set of tokens with this probability; 1 from all.
         min_p: draw from tokens with this share of the most probable one's probability (arXiv 2407.01082); 0 from all.
@@ -181,9 +182,9 @@ def draw(
     never = [token for token in sampling.never if token < words]  # the others have no logit
     if never:
         logits = logits.index_fill(-1, torch.tensor(never), -torch.inf)
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return logits.argmax(-1)[row]
-    logits = logits / sampling.temperature
+    logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k:
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
     if sampling.top_p < 1:
@@ -197,7 +198,8 @@ def draw(
     edges = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     share = torch.rand(len(row), generator=generator, dtype=torch.float64) * (1 - 1e-12)  # below the last edge
     at = share * edges[row, -1] + 2 * row
-    return torch.searchsorted(edges.add_(2 * torch.arange(count)[:, None]).flatten(), at, right=True) - row * words
+    found = torch.searchsorted(edges.add_(2 * torch.arange(count)[:, None]).flatten(), at, right=True) - row * words
+    return found.clamp(max=words - 1)  # beyond lies what NaN gives
 
 
 class Decoder:

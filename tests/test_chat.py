@@ -117,7 +117,7 @@ def test_rows_that_join_and_leave_are_written_as_if_alone(parts, plain) -> None:
     for clip, question in zip(CLIPS, ("Why?", "", "Is he calm, or is he sad?", "Hm?"), strict=True):
         features, said = watch(model, processor, clip), [Said("user", question)]
         inputs = prompt_inputs(model, processor, features, said, SPACE, True)
-        prompts.append(advance(model, inputs, clip_name(processor, features, said)))
+        prompts.append(advance(model, inputs, clip_name(processor, features, said, SPACE, True)))
     lengths = (9, 3, 14, 6)
 
     def alone(index: int) -> list[int]:
@@ -182,12 +182,20 @@ def test_the_same_seed_samples_the_same_conversation(parts) -> None:
 def test_the_first_question_is_the_instruction_of_fusion_that_reads_it(parts) -> None:
     """So a clip's tokens do not change from turn to turn, and are never taken for those of another question."""
     _, processor = parts
-    reads = SimpleNamespace(instructed=True)
+    reads = SimpleNamespace(instructed=True, prompt=processor.prompt)
     clip = watch(*parts, CLIPS[0])
     one, two = ([Said("user", text), Said("assistant", "x"), Said("user", "Why?")] for text in ("A?", "B?"))
-    assert clip_name(reads, clip, one) == clip_name(reads, clip, one[:1]) != clip_name(reads, clip, two)
-    assert clip_name(processor, clip, one) == clip_name(processor, clip, two)
-    assert clip_name(processor, clip, one) != clip_name(processor, clip.mute(), one)
+    name = clip_name(reads, clip, one, SPACE, True)
+    assert name == clip_name(reads, clip, one[:1], SPACE, True) != clip_name(reads, clip, two, SPACE, True)
+    assert clip_name(processor, clip, one, SPACE, True) == clip_name(processor, clip, two, SPACE, True)
+    assert clip_name(processor, clip, one, SPACE, True) != clip_name(processor, clip.mute(), one, SPACE, True)
+
+
+def test_other_labels_or_no_reasons_are_another_instruction(parts) -> None:
+    """So an answer of fusion that reads them is the same after any other question."""
+    clip, said, other = watch(*parts, CLIPS[0]), [Said("user", "A?")], label_space("mafw11")
+    reads = SimpleNamespace(instructed=True, prompt=parts[1].prompt)
+    assert len({clip_name(reads, clip, said, *how) for how in ((SPACE, True), (other, True), (SPACE, False))}) == 3
 
 
 def test_what_a_user_or_a_model_says_cannot_be_a_control_token(parts) -> None:

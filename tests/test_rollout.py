@@ -110,6 +110,17 @@ def test_sampling_follows_the_probabilities_and_the_seed():
     assert torch.equal(drawn, again)
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-9, 1e-5])
+def test_a_tiny_temperature_takes_the_most_probable_token(temperature):
+    logits = torch.tensor([[0.0, 3e4, 2e4, -torch.inf], [-9e37, -8e37, -7e37, -6e37]])
+    assert draw(logits, Sampling(1, (), temperature=temperature)).tolist() == [1, 3]
+
+
+def test_what_is_drawn_is_a_token_whatever_the_logits():
+    drawn = draw(torch.full((50, 4), torch.nan), Sampling(1, (), temperature=1.0))
+    assert int(drawn.min()) >= 0 and int(drawn.max()) < 4
+
+
 @pytest.mark.parametrize(
     ("how", "possible"),
     [

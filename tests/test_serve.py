@@ -12,7 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import httpx
 import jsonschema
@@ -229,6 +229,25 @@ def test_records_keep_to_their_schema(chance, clip) -> None:
     assert record == streamed[-1].choices[0].delta.emotion
 
 
+class Spelled(pydantic.BaseModel):
+    label: Literal["Calm", "Happy"] | None
+    labels: dict[str, float]
+    confidence: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
+
+
+def test_labels_are_answered_as_the_schema_spells_them(server, clip) -> None:
+    found = server.openai.chat.completions.parse(model="default", messages=about(clip), response_format=Spelled)
+    message = found.choices[0].message
+    assert message.parsed.label == "Happy" and set(message.parsed.labels) == {"Calm", "Happy"}
+    assert message.emotion["label"] == "happy" and set(message.emotion["labels"]) == {"calm", "happy"}
+
+
+def numbers(**of_one) -> dict:
+    """A schema with a property for each of two labels, of which one has more to say."""
+    one, other = {"type": "number"} | of_one, {"type": "number"}
+    return {"type": "object", "properties": {"labels": {"type": "object", "properties": {"a": one, "b": other}}}}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -246,6 +265,19 @@ def test_records_keep_to_their_schema(chance, clip) -> None:
         {"type": "object", "properties": {"label": {}}, "required": ["age"]},
         {"type": "object", "properties": {"label": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"$ref": "#/$defs/a"}}},
         {"type": "object", "properties": {"label": {}}, "minProperties": 3},
+        {"type": "object", "properties": {"label": {}}, "enum": [{}]},
+        {"type": "object", "properties": {"label": {"enum": []}}},
+        {"type": "object", "properties": {"label": {"anyOf": [{"enum": ["calm", "sad"]}], "const": "calm"}}},
+        {"type": "object", "properties": {"label": {"anyOf": [{"type": "string", "minLength": 9}, {"type": "null"}]}}},
+        {"type": "object", "properties": {"label": {"anyOf": [{"anyOf": [{"type": "string"}]}]}}},
+        {"type": "object", "properties": {"label": {"$ref": "#/$defs/a", "minLength": 9}}, "$defs": {"a": {}}},
+        {"type": "object", "properties": {"confidence": {"anyOf": [{"type": "number", "minimum": 0.9}]}}},
+        {"type": "object", "properties": {"modalities": {"items": {"type": "string", "enum": ["video"]}}}},
+        {"type": "object", "properties": {"warnings": {"items": {"type": "string", "maxLength": 2}}}},
+        {"type": "object", "properties": {"labels": {"additionalProperties": {"maximum": 0.1}}}},
+        {"type": "object", "properties": {"labels": {"required": ["calm"]}}},
+        numbers(maximum=0.1),
+        numbers(multipleOf=0.5),
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_before_anything_is_run(server, clip, schema) -> None:
@@ -271,6 +303,14 @@ def test_labels_gives_a_probability_for_every_allowed_label(chance, clip) -> Non
     assert list(found["labels"]) == words and found["label"] == max(right, key=right.get)
     assert all(abs(found["labels"][word] - right[word]) < 1e-4 for word in words)
     assert found["confidence"] == max(found["labels"].values()) and found["thought"] == ""
+
+
+def test_labels_of_any_alphabet_are_labels(chance, clip) -> None:
+    for words in (["glücklich", "traurig"], ["悲しい", "嬉しい"], ["angry (cold)", "angry (hot)"]):
+        found = chance.http.post("/v1/labels", json={"model": "default", "clip": {"url": clip}, "labels": words})
+        assert list(found.json()["labels"]) == words
+    asked = {"model": "default", "clip": {"url": clip}, "labels": ["a<b", "sad"]}
+    assert chance.http.post("/v1/labels", json=asked).json()["error"]["code"] == "bad_label"
 
 
 def test_labels_after_reasons_are_those_of_the_chat(server, clip) -> None:

@@ -15,14 +15,18 @@ import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from scripted import scripted
 from served import about, count, data_url, served
 
+from omni.chat import context
+from omni.serve import model_thread
 from omni.serve.fetch import Fetcher
 from omni.serve.guard import Guard
+from omni.serve.media import Source
 from omni.serve.metrics import Metrics
 from omni.serve.refusal import Refusal
 from omni.serve.settings import Settings
@@ -285,6 +289,22 @@ def test_a_remote_clip_is_bounded_in_size_and_time(web, listener) -> None:
         assert time.monotonic() - started < 3
 
 
+def test_more_clips_than_one_can_be_made_of_are_refused_before_any_is_fetched(server, monkeypatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(server.clips.media, "fetch", lambda url, path: fetched.append(url))
+    messages = [message for i in range(3) for message in about(f"https://media.test/{i}")]
+    reply = server.http.post("/v1/chat/completions", json={"model": "default", "messages": messages})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_clips") and not fetched
+
+
+def test_nothing_is_fetched_for_a_client_that_has_left(server, monkeypatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(server.clips.media, "fetch", lambda url, path: fetched.append(url))
+    with pytest.raises(model_thread.Gone):
+        server.clips.media.features([Source("https://media.test/x")], SimpleNamespace(gone=True))
+    assert not fetched
+
+
 # ---- bodies ----
 
 
@@ -348,6 +368,21 @@ def test_a_head_that_does_not_end_is_hung_up_on(server) -> None:
     assert time.monotonic() - started < 3
 
 
+def test_the_second_head_of_a_connection_must_end_too(server) -> None:
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    started = time.monotonic()
+    found = exchange(server, whole, b"GET /health HTTP/1.1\r\nX-A: ", b"b", pause=0.2)
+    assert found.endswith(b'{"status":"ok"}') and time.monotonic() - started < 3
+
+
+def test_a_second_request_may_take_longer_than_its_head() -> None:
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"POST /v1/labels HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    with served(scripted(), head_seconds=0.2) as running:
+        found = exchange(running, whole, head, b"Content-Length: 2\r\n\r\n", b"{", b"}", pause=0.15)
+    assert b"missing_parameter" in found
+
+
 def test_a_client_that_never_reads_is_given_up() -> None:
     async def never(_: object) -> None:
         await asyncio.sleep(60)
@@ -408,6 +443,14 @@ BODIES = {
 def test_a_body_of_nonsense_is_400(server, body) -> None:
     reply = raw(server, body)
     assert reply.status_code == 400 and reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_conversation_far_too_long_is_refused_before_its_tokens_are_counted(server, monkeypatch) -> None:
+    monkeypatch.setattr(model_thread, "prompt_inputs", None)  # whoever calls it fails
+    text = "a" * (model_thread.CHARACTERS * context(server.clips.thread.model) // 2)
+    said = [*about(data_url(CLIP), text), {"role": "assistant", "content": text}, {"role": "user", "content": "And?"}]
+    reply = post(server, "", messages=said)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_compressed_bodies_and_other_types_are_415(server) -> None:
@@ -529,6 +572,14 @@ def test_strange_text_is_a_question_like_any_other(server, text) -> None:
     assert reply.status_code == 400 or reply.json()["choices"][0]["message"]["content"] == "happy"
 
 
+def test_a_schema_with_half_a_character_is_400(server) -> None:
+    schema = {"type": "object", "properties": {"label": {"enum": ["\ud800", "sad"]}}}
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    asked = {"model": "default", "messages": about(data_url(CLIP)), "response_format": wanted}
+    reply = raw(server, json.dumps(asked).encode())
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "unsupported_schema")
+
+
 # ---- other people's pages, and keys ----
 
 
@@ -542,6 +593,7 @@ def test_strange_text_is_a_question_like_any_other(server, text) -> None:
         ({"host": ""}, "bad_host"),
         ({"origin": "http://evil.test"}, "bad_origin"),
         ({"origin": "null"}, "bad_origin"),
+        ({"origin": "http://[x"}, "bad_origin"),
         ({"origin": "http://127.0.0.1:1"}, "bad_origin"),
     ],
 )

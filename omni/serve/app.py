@@ -55,10 +55,10 @@ class Clips:
         self.thread = ModelThread(model, processor, settings, metrics)
         self.created, self.stopping = int(time.time()), False
 
-    async def features(self, sources: list[Source]) -> Any:
+    async def features(self, sources: list[Source], line: Line) -> Any:
         """The encoded clip of a request."""
         located = [self.media.located(source) for source in sources]
-        return await asyncio.get_running_loop().run_in_executor(self.media.pool, self.media.features, located)
+        return await asyncio.get_running_loop().run_in_executor(self.media.pool, self.media.features, located, line)
 
     def check_model(self, name: str) -> None:
         """Refuse a model that is not this one."""
@@ -127,7 +127,7 @@ def _add_questions(app: FastAPI) -> None:
         async with _line(request) as line:
             job = Job(
                 line,
-                await clips.features(completion.sources),
+                await clips.features(completion.sources, line),
                 completion.said,
                 completion.space,
                 completion.think,
@@ -157,7 +157,7 @@ def _add_questions(app: FastAPI) -> None:
         completion = Completion(schema.ChatRequest.model_validate(how), settings_of(app).tokens)
         async with _line(request) as line:
             sampling = completion.sampling(clips.processor.tokenizer) if asked.think else None
-            clip_features = only(await clips.features(completion.sources), asked.senses)
+            clip_features = only(await clips.features(completion.sources, line), asked.senses)
             said = [Said("user", completion.said[0].text)]
             clips.thread.submit(Job(line, clip_features, said, completion.space, asked.think, sampling))
             _, end = await _rest(await line.next(), line)

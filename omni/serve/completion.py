@@ -151,7 +151,7 @@ def _written(content: str, thought: str) -> str:
         record = {}
     label = record.get("label") if isinstance(record, dict) else None
     try:
-        return format_answer(label if isinstance(label, str) else content, thought)
+        return format_answer(label.lower() if isinstance(label, str) else content, thought)
     except ValueError:  # blank, or with tags of its own
         return content
 

@@ -111,7 +111,11 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self.settings.cors:
             return
-        if urlsplit(origin).netloc != headers.get("host", ""):
+        try:
+            place = urlsplit(origin).netloc
+        except ValueError:
+            place = ""
+        if not place or place != headers.get("host", ""):
             raise Refusal(403, "Pages of another origin may not ask (--cors).", code="bad_origin")
 
     def _check_body(self, path: str, headers: dict[str, str]) -> None:

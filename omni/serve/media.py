@@ -36,6 +36,7 @@ from ..features import ClipFeatures
 from .fetch import Fetcher
 from .files import Files
 from .metrics import Metrics
+from .model_thread import Gone, Line
 from .refusal import Refusal
 from .settings import Settings
 
@@ -85,18 +86,21 @@ class Media:
         """The same source, with the place of its upload; in the event loop, to which the uploads belong."""
         return source._replace(upload=self.files.get(source.url).path) if source.url.startswith("file-") else source
 
-    def features(self, sources: Sequence[Source]) -> ClipFeatures:
+    def features(self, sources: Sequence[Source], line: Line) -> ClipFeatures:
         """The streams of the clip that the sources make together; in a thread of `pool`.
 
         Raises:
-            Refusal: a source is not allowed or not there.
+            Refusal: a source is not allowed or not there, or there are too many.
             ClipError: it is no clip.
+            Gone: the client has left.
         """
         if not sources:
             raise Refusal(
                 400, "There is no clip. Send one, for example as video_url.", code="no_clip", param="messages"
             )
-        with self._files(sources) as found:
+        if len({source.url for source in sources}) > len(BOTH):  # before anything is fetched
+            raise _too_many()
+        with self._files(sources, line) as found:
             name = " ".join(f"{_digest(path)}:{'+'.join(senses)}" for path, senses in found.items())
             known = self._recall(name)
             if known is None:
@@ -113,12 +117,14 @@ class Media:
             self.readers.get().close()
 
     @contextmanager
-    def _files(self, sources: Sequence[Source]) -> Iterator[dict[Path, tuple[str, ...]]]:
+    def _files(self, sources: Sequence[Source], line: Line) -> Iterator[dict[Path, tuple[str, ...]]]:
         """The files of the sources with the senses that are wanted of each; those made here are deleted afterwards."""
         made: list[Path] = []
         found: dict[Path, tuple[str, ...]] = {}
         try:
             for source in dict.fromkeys(sources):
+                if line.gone:
+                    raise Gone
                 path = self._place(source, made)
                 found[path] = tuple(sense for sense in BOTH if sense in (*found.get(path, ()), *source.senses))
             yield found
@@ -201,8 +207,7 @@ def combined(clips: Sequence[Clip]) -> Clip:
     """
     seen, heard = [c for c in clips if c.frames is not None], [c for c in clips if c.wave is not None]
     if len(seen) > 1 or len(heard) > 1:
-        message = "There is more than one clip. Ask about one at a time, or begin another conversation."
-        raise Refusal(400, message, code="too_many_clips", param="messages")
+        raise _too_many()
     if len(clips) == 1:
         return clips[0]
     picture, sound = seen[0], heard[0]
@@ -235,6 +240,11 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
         raise _refused("is no file that can be read", "file_not_found") from err
+
+
+def _too_many() -> Refusal:
+    message = "There is more than one clip. Ask about one at a time, or begin another conversation."
+    return Refusal(400, message, code="too_many_clips", param="messages")
 
 
 def _refused(why: str, code: str) -> Refusal:

@@ -32,6 +32,7 @@ from .metrics import Metrics
 from .settings import MB, Settings
 
 PAST_BYTES = 256 * MB  # of keys and values that are kept for conversations that may go on
+CHARACTERS = 16  # of a token at most, on average: a longer conversation is refused before its tokens are counted
 log = logging.getLogger("omni.serve")
 
 
@@ -178,6 +179,10 @@ class ModelThread:
             job.line.tell(_logged(err))
 
     def _join(self, job: Job) -> None:
+        most = CHARACTERS * context(self.model)
+        if sum(len(message.text) for message in job.said) > most:
+            message = f"The conversation has more than {most} characters. Leave out its oldest turns."
+            raise ModelError(message, code="context_length_exceeded")
         inputs = prompt_inputs(self.model, self.processor, job.clip, job.said, job.space, job.think)
         ids = inputs["input_ids"][0].tolist()
         length = job.sampling.length if job.sampling else 0
@@ -185,7 +190,7 @@ class ModelThread:
         if over > 0:
             message = f"The conversation is {over} tokens too long. Leave out its oldest turns, or lower max_tokens."
             raise ModelError(message, code="context_length_exceeded")
-        name = clip_name(self.processor, job.clip, job.said)
+        name = clip_name(self.processor, job.clip, job.said, job.space, job.think)
         ran = advance(self.model, inputs, name, best_past(self.pasts, name, ids))
         looks = looks_of(self.model, inputs)[0]
         self.metrics.prompt_tokens.inc(len(ids))

@@ -19,7 +19,7 @@ TEXT_LENGTH = 100_000  # characters; more than any context of ours
 NAMES = sorted({*SPACES, *ALIASES})
 Text = Annotated[str, Field(max_length=TEXT_LENGTH)]
 Id = Annotated[str, Field(max_length=200)]
-Word = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH, pattern=r"^[A-Za-z][A-Za-z' -]*$")]
+Word = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH)]  # which words can be labels, `label_space` says
 Words = Annotated[list[Word], Field(min_length=2, max_length=64)]
 
 

@@ -16,28 +16,42 @@ from .settings import Settings
 
 
 class _Impatient(H11Protocol):
-    """uvicorn's protocol, but a client must have sent the head of a request in time."""
+    """uvicorn's protocol, but a client must send the head of every request in time."""
 
     head_seconds = 10.0
+    clock: asyncio.TimerHandle | None = None  # runs from the first byte of a head, or from the start, until it is whole
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock of a new connection."""
         super().connection_made(transport)
-        self.clock = asyncio.get_running_loop().call_later(self.head_seconds, self._end)
+        self._start()
 
     def data_received(self, data: bytes) -> None:
-        """Stop the clock once a head is whole."""
+        """Start the clock with what comes after an answer; before, uvicorn's own clock for idle connections runs."""
+        if self.cycle is not None and self.cycle.response_complete:
+            self._start()
         super().data_received(data)
-        if self.cycle is not None:
-            self.clock.cancel()
+
+    def handle_events(self) -> None:
+        """Stop the clock once a head is whole."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
-        self.clock.cancel()
+        self._stop()
         super().connection_lost(exc)
 
-    def _end(self) -> None:
-        self.transport.close()
+    def _start(self) -> None:
+        if self.clock is None:
+            self.clock = asyncio.get_running_loop().call_later(self.head_seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self.clock is not None:
+            self.clock.cancel()
+            self.clock = None
 
 
 def configuration(settings: Settings, model: Any, processor: Any) -> uvicorn.Config:
