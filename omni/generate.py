@@ -36,7 +36,7 @@ from .errors import ModelError
 from .evidence import evidence_of
 from .features import ClipFeatures, encode_clips, to_device
 from .looks import Looks, looks_of
-from .rollout import Prefilled, Sampling, can_roll_out, prefill, unwrapped
+from .rollout import GREEDY_BELOW, Prefilled, Sampling, can_roll_out, prefill, unwrapped
 
 MAX_NEW_TOKENS = 160  # the longest taught answer has about 110
 TOGETHER = 16  # answers that a processor writes at once; one that ends makes room for the next
@@ -187,7 +187,7 @@ def _write(
         rows, known = [ids for ids, _ in written], [run for _, run in written]
     else:
         how: dict = {"do_sample": False}
-        if sampling.temperature > 0:
+        if sampling.temperature >= GREEDY_BELOW:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0}
             torch.manual_seed(seed)
         out = model.generate(**inputs, max_new_tokens=sampling.length, pad_token_id=tokenizer.pad_token_id, **how)
