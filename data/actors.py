@@ -5,8 +5,9 @@
     python -m data actors --facekit DIR --out OUT [--emodb DIR] --clips N --seed S
 
 Every clip has a random generator of its own, seeded by (seed, split, index): the order, the number of workers and an
-interruption change nothing, and a clip that is already there is not made again. Actors, voices and sentences of
-train, validation and test are disjoint; the splits `more` and `rl` have actors and voices of their own.
+interruption change nothing. A clip that is already there is not made again, and one of other settings is refused.
+Actors, voices and sentences of train, validation and test are disjoint; the splits `more` and `rl` have actors and
+voices of their own.
 
 What keeps a model from guessing the cues from the label (`docs/data.md` has the measurements):
  - action units of the recipe are dropped, and foreign ones added (`expressions.py`); voices have foreign shifts too
@@ -35,6 +36,7 @@ from omni.clip_writer import write_clip
 from omni.cues.truth import cue_strength, cue_truth
 from omni.cues.voice import deltas, measure
 from omni.emotions import EKMAN7
+from omni.errors import OmniError
 from omni.manifest import Example, write_manifest
 
 from . import emodb, expressions, voice
@@ -147,17 +149,49 @@ class Sources:
 
 
 def make(plan: Plan, sources: Sources, out: Path) -> Example:
-    """Render one clip, unless it is already there, and return its manifest row."""
-    clip, truth_file = out / plan.split / f"{plan.name}.mp4", out / plan.split / f"{plan.name}.json"
-    if plan.modalities == ("audio",):
-        clip = clip.with_suffix(".wav")
-    if not (truth_file.exists() and clip.exists()):
+    """Render one clip, unless it is already there, and return its manifest row.
+
+    Raises:
+        OmniError: the clip that is there was made with other settings.
+    """
+    truth_file = _truth_file(plan, out)
+    clip = truth_file.with_suffix(".wav" if plan.modalities == ("audio",) else ".mp4")
+    if known_truth(plan, sources, out) is None or not clip.exists():
         clip.parent.mkdir(parents=True, exist_ok=True)
         truth = _render_clip(plan, sources, clip)
         unfinished = truth_file.with_suffix(".part")
         unfinished.write_text(json.dumps(truth, indent=1))
         os.replace(unfinished, truth_file)
     return _example(plan, clip, json.loads(truth_file.read_text()))
+
+
+def known_truth(plan: Plan, sources: Sources, out: Path) -> dict | None:
+    """The truth that an earlier run wrote of this clip, or None.
+
+    Raises:
+        OmniError: it is not that of the plan; older versions wrote no settings, so there the emotions must do.
+    """
+    file = _truth_file(plan, out)
+    if not file.exists():
+        return None
+    truth = json.loads(file.read_text())
+    planned = {"label": plan.label, "face": plan.face, "voice": plan.voice, "modalities": list(plan.modalities)}
+    there = {name: truth.get(name) for name in planned} | truth.get("made", {})
+    wanted = planned | (_settings(plan, sources) if "made" in truth else {})
+    other = [f"{name} {there[name]}, not {wanted[name]}" for name in reversed(wanted) if there[name] != wanted[name]]
+    if other:
+        message = f"{file} is of a run with other settings ({other[0]}). Give another --out, or the same settings."
+        raise OmniError(message, code="settings")
+    return truth
+
+
+def _truth_file(plan: Plan, out: Path) -> Path:
+    return out / plan.split / f"{plan.name}.json"
+
+
+def _settings(plan: Plan, sources: Sources) -> dict:
+    """What decides how a clip comes out, beside its split and index."""
+    return {"emodb": plan.real, "fps": sources.fps, "size": sources.size, "seed": plan.seed}
 
 
 def _render_clip(plan: Plan, sources: Sources, path: Path) -> dict:
@@ -180,7 +214,7 @@ def _render_clip(plan: Plan, sources: Sources, path: Path) -> dict:
         write_clip(path, frames=frames, fps=fps, wave=wave if heard else None)
     else:
         write_clip(path, wave=wave)
-    return _truth(plan, units, sound, duration)
+    return _truth(plan, units, sound, duration) | {"made": _settings(plan, sources)}
 
 
 def _frames(
@@ -276,7 +310,7 @@ def _example(plan: Plan, clip: Path, truth: dict) -> Example:
     facts = {"intensities": strengths, "times": cue_onsets(units, truth["duration"])}
     said = truth["text"] if heard else None
     whole = {**facts, "transcript": said, "modalities": plan.modalities, "conflict": conflict}
-    extra = {k: v for k, v in truth.items() if k != "label"}
+    extra = {k: v for k, v in truth.items() if k not in ("label", "made")}
     extra["rationale_plain"] = write_rationale(cues, plan.label, rng, **whole, overall=plan.face)
     if len(plan.modalities) == 2:  # the same clip with one sense taken away
         extra["rationale_mute"] = write_rationale(cues, plan.face, rng, **facts, modalities=("video",))
@@ -287,8 +321,20 @@ def _example(plan: Plan, clip: Path, truth: dict) -> Example:
 
 
 def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, workers: int = 2) -> Iterator[int]:
-    """Make the clips of a split and its manifest `<split>.jsonl`; yields how many are done."""
+    """Make the clips of a split and its manifest `<split>.jsonl`; yields how many are done.
+
+    Raises:
+        OmniError: no such split, or `out` has clips of other settings; at the call, before the first clip.
+    """
+    if split not in SPLITS:
+        raise OmniError(f"There is no split {split!r}. Choose one of: {', '.join(SPLITS)}.", code="split")
     plans = sorted((plan(split, i, seed, sources.emodb is not None) for i in range(clips)), key=lambda p: p.actor)
+    for one in plans:
+        known_truth(one, sources, out)
+    return _make_all(plans, sources, out, out / f"{split}.jsonl", workers)
+
+
+def _make_all(plans: Sequence[Plan], sources: Sources, out: Path, manifest: Path, workers: int) -> Iterator[int]:
     batches = [
         plans[i : i + 20] for i in range(0, len(plans), 20)
     ]  # one actor's clips stay together: textures are cached
@@ -297,7 +343,7 @@ def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, wor
         for future in as_completed([pool.submit(_make_batch, batch, sources, out) for batch in batches]):
             rows |= future.result()
             yield len(rows)
-    write_manifest(out / f"{split}.jsonl", [rows[i] for i in sorted(rows)])
+    write_manifest(manifest, [rows[i] for i in sorted(rows)])
 
 
 def _make_batch(plans: Sequence[Plan], sources: Sources, out: Path) -> dict[int, Example]:

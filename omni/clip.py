@@ -23,10 +23,9 @@ hdr_not_tonemapped, rotated, vfr, no_duration_header, multiple_audio_streams`.
 
 Silent audio keeps its wave, but counts as no modality: a muted microphone is no evidence of a calm voice.
 
-Left out: a child process around the decoder, which `clip_reader.py` is (here a packet that hangs the decoder is not
-interrupted, and one that crashes it takes the process along), HDR tone mapping, deinterlacing, mirrored display
-matrices, animated WebP and PNG (their first picture is read), raw codec streams without a container, and playlists,
-which name other files.
+Left out: a child process around the decoder, which `clip_reader.py` is (here a packet can hang the decoder, or crash
+it and the process along), HDR tone mapping, deinterlacing, mirrored display matrices, animated WebP and PNG (their
+first picture is read), raw codec streams without a container, and playlists, which name other files.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ LONG_SIDE = 640  # px; longer sides are shrunk while converting to RGB: ample fo
 SILENCE = 10 ** (-70 / 20)  # of full scale: a peak of 10 steps of 16 bits; no open microphone is so quiet
 LOUDEST = 2.0**31  # 32-bit integers written as floats: beyond, a sample is damage, and models overflow
 SMALL = 640 * 480  # px; decoding threads wait for each other longer than pictures up to this size take
-GAP = 0.1  # s; a longer hole between sound packets is filled with silence, a shorter one is jitter
+GAP, RESTART = 0.1, 1.0  # s; sound off by more than GAP is put at its time again; far back, a joined file goes on
 
 # First bytes -> FFmpeg demuxer, or "image" for Pillow; the first match wins. The demuxer is forced, so that
 # no file is taken for a playlist, or for one of FFmpeg's 300 other formats.
@@ -332,18 +331,20 @@ def demuxer_of(head: bytes, name: str) -> str:
 def read_image(file: Path, name: str, limits: Limits) -> Clip:
     from PIL import Image, ImageOps
 
-    too_large = clip_error("too_large_pixels", name, limit=limits.image_pixels / 1e6, field="image_pixels")
     try:
         with Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
             if image.width * image.height > limits.image_pixels:
-                raise too_large
+                raise Image.DecompressionBombError
             image.draft("RGB", (2 * LONG_SIDE, 2 * LONG_SIDE))  # JPEG decodes at 1/2, 1/4 or 1/8 for less
             image.thumbnail((LONG_SIDE, LONG_SIDE))
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # (H, W, 3)
-    except ClipError:
-        raise
+            shown = ImageOps.exif_transpose(image)
+            if shown.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip
+                shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8))
+            if shown.has_transparency_data:
+                shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA"))
+            pixels = np.array(shown.convert("RGB"))  # (H, W, 3)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
-        raise too_large from err
+        raise clip_error("too_large_pixels", name, limit=limits.image_pixels / 1e6, field="image_pixels") from err
     except Exception as err:  # image decoders raise OSError, SyntaxError, struct.error, EOFError …
         raise clip_error("corrupt_media", name) from err
     return Clip(frames=pixels[None], times=np.zeros(1))
@@ -797,11 +798,12 @@ def resampled(
         budget.hear(frame)
         expected = run.end if run else 0.0
         start = expected if frame.pts is None else track.seconds(frame.pts) - zero
-        if run is None or run.kind != _sound_kind(frame) or start - expected > GAP:
+        is_off = start - expected > GAP or GAP < expected - start < RESTART
+        if run is None or run.kind != _sound_kind(frame) or is_off:
             if run is not None:
                 yield from run.placed(budget.attempt(run.rest), budget.name)
             run = _SoundRun(frame, start)
-        pieces = budget.attempt(run.push, frame, start)
+        pieces = budget.attempt(run.push, frame)
         yield from run.placed(pieces, budget.name)
         if pieces is None and run.at == run.first:
             run = None  # a sample format from a broken header
@@ -819,14 +821,15 @@ class _SoundRun:
     def __init__(self, frame: av.AudioFrame, start: float) -> None:
         import av
 
-        self.start, self.end, self.kind = start, start, _sound_kind(frame)  # seconds
+        self.end, self.kind = start, _sound_kind(frame)  # seconds; where the sound pushed so far ends, by its samples
         self.first = self.at = round(start * RATE)  # samples; where the next piece starts
         mean = {"rematrix_maxval": "1"}  # mixes down to the mean; FFmpeg's default for float is 3 dB louder
         self.resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE, options=mean)
 
-    def push(self, frame: av.AudioFrame, start: float) -> list[np.ndarray]:
-        self.end = max(start, self.start) + frame.samples / frame.sample_rate
-        return [piece.to_ndarray()[0] for piece in self.resampler.resample(frame)]
+    def push(self, frame: av.AudioFrame) -> list[np.ndarray]:
+        pieces = [piece.to_ndarray()[0] for piece in self.resampler.resample(frame)]
+        self.end += frame.samples / frame.sample_rate
+        return pieces
 
     def rest(self) -> list[np.ndarray]:
         """What is left in the resampler; closes the run."""

@@ -1,8 +1,16 @@
 """What the generator plans before it renders anything."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
-from data.actors import CONFLICT, MISSING, SPLITS, plan
+import numpy as np
+import pytest
+
+from data import actors
+from data.__main__ import main
+from data.actors import CONFLICT, MISSING, SPLITS, Sources, generate, make, plan
+from omni.errors import OmniError
 
 
 def plans(split: str, count: int = 1500, real: bool = True) -> list:
@@ -38,3 +46,73 @@ def test_labels_are_balanced_and_real_voices_are_for_training_only():
     assert max(counts.values()) < 1.35 * min(counts.values())
     assert any(p.real for p in plans("train")) and not any(p.real for p in plans("test"))
     assert not any(p.real and p.voice == "surprise" for p in plans("train"))
+
+
+def test_an_unknown_split_is_one_line_that_names_the_splits(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["actors", "--facekit", "nowhere", "--out", "nowhere", "--split", "zz"])
+    said = "data: There is no split 'zz'. Choose one of: train, validation, test, more, rl.\n"
+    assert stopped.value.code == 2 and capsys.readouterr() == ("", said)
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """Clips without a head and a voice; gives the names of those that were rendered."""
+    names: list[str] = []
+
+    def frames(plan, *_):
+        names.append(plan.name)
+        return np.zeros((8, 16, 16, 3), np.uint8)
+
+    sound = actors.Sound(np.zeros(16_000, np.float32), {"pitch_st": 1.0}, "joe-1", "One two.", None)
+    monkeypatch.setattr(actors, "_frames", frames)
+    monkeypatch.setattr(actors, "_synthetic_voice", lambda *_: sound)
+    monkeypatch.setattr(actors, "_real_voice", lambda *_: sound)
+    return names
+
+
+def first(seed: int, real: bool, wanted: bool) -> actors.Plan:
+    """The first clip with picture and sound, whose voice is real or not."""
+    drawn = (plan("train", index, seed, real) for index in range(100))
+    return next(p for p in drawn if len(p.modalities) == 2 and p.real == wanted)
+
+
+def test_a_clip_that_is_there_is_not_made_again(tmp_path, rendered):
+    one, sources = first(0, True, True), Sources(Path("head"), Path("emodb"))
+    assert make(one, sources, tmp_path) == make(one, sources, tmp_path)
+    assert rendered == [one.name]
+
+
+@pytest.mark.parametrize(
+    ("seed", "emodb", "settings", "said"),
+    [
+        (1, True, {}, "seed 0, not 1"),
+        (0, True, {"size": 64}, "size 160, not 64"),
+        (0, True, {"fps": 25.0}, "fps None, not 25.0"),
+        (0, False, {}, "emodb True, not False"),
+    ],
+)
+def test_a_clip_of_other_settings_is_refused_before_anything_is_made(tmp_path, rendered, seed, emodb, settings, said):
+    one, folder = first(0, True, True), Path("emodb")
+    make(one, Sources(Path("head"), folder), tmp_path)
+    sources = Sources(Path("head"), folder if emodb else None, **settings)
+    other = plan("train", one.index, seed, emodb)
+    with pytest.raises(OmniError, match=rf"\({said}\)\. Give another --out, or the same settings\.$"):
+        make(other, sources, tmp_path)
+    with pytest.raises(OmniError, match="Give another --out"):
+        generate(sources, tmp_path, "train", one.index + 1, seed)
+    assert rendered == [one.name]
+
+
+def test_a_truth_of_an_older_version_must_agree_in_its_emotions(tmp_path, rendered):
+    one, sources = first(0, False, False), Sources(Path("head"))
+    row = make(one, sources, tmp_path)
+    file = tmp_path / "train" / f"{one.name}.json"
+    truth = json.loads(file.read_text())
+    assert truth.pop("made") == {"emodb": False, "fps": None, "size": 160, "seed": 0} and "made" not in row.extra
+    file.write_text(json.dumps(truth))
+    assert make(one, sources, tmp_path) == row
+    for sense in ("label", "face", "voice"):
+        file.write_text(json.dumps(truth | {sense: "none"}))
+        with pytest.raises(OmniError, match=rf"{sense} none, not {getattr(one, sense)}.*Give another --out"):
+            make(one, sources, tmp_path)

@@ -123,6 +123,22 @@ def test_an_image_with_transparency_or_a_palette_becomes_rgb(tmp_path: Path) -> 
         assert frames is not None and numbers(frames) == [37]
 
 
+def test_an_image_of_16_bits_keeps_its_greys(tmp_path: Path) -> None:
+    shades = picture(37, (800, 400))[..., 0]
+    Image.fromarray(shades.astype(np.uint16) * 257).save(tmp_path / "grey.png")
+    frames = read_clip(tmp_path / "grey.png").frames
+    assert frames is not None and frames.shape == (1, 320, 640, 3) and numbers(frames) == [37]
+    assert np.abs(np.unique(frames)[[0, -1]].astype(int) - np.unique(shades)[[0, -1]]).max() <= 30  # rings of shrinking
+    assert abs(frames.mean() - shades.mean()) < 1
+
+
+def test_a_transparent_image_is_shown_on_white(tmp_path: Path) -> None:
+    for mode, see_through in (("RGBA", (0, 0, 0, 0)), ("LA", (0, 0))):
+        Image.new(mode, (8, 8), see_through).save(tmp_path / "clear.png")
+        frames = read_clip(tmp_path / "clear.png").frames
+        assert frames is not None and frames.shape == (1, 8, 8, 3) and (frames == 255).all()
+
+
 def test_a_browser_recording_without_a_duration_is_read_to_its_end() -> None:
     clip = read_clip(BROWSER)
     assert clip.frames is not None and clip.frames.shape == (8, 480, 640, 3)
@@ -252,6 +268,39 @@ def test_sound_that_starts_late_keeps_its_place_on_the_clock(tmp_path: Path) -> 
     assert wave is not None and len(wave) == pytest.approx(2 * RATE, abs=32)
     loud = [not is_silent(wave[int(a * RATE) : int(b * RATE)]) for a, b in ((0, 0.48), (0.52, 0.98), (1.02, 1.48))]
     assert loud == [False, True, False] and not is_silent(wave[int(1.52 * RATE) :])
+
+
+@pytest.mark.parametrize(("step", "hole"), [(0.0211, 0), (0.02, 10), (0.0189, 0)])
+def test_sound_that_loses_packets_or_drifts_stays_at_its_time(step: float, hole: int, tmp_path: Path) -> None:
+    """Packets of 20 ms; every `hole`-th is lost, or their times run 5 % slow or fast; a beep marks 8 s."""
+    import av
+
+    with av.open(str(tmp_path / "call.mkv"), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for i in range(round(9 / step)):
+            peak = 20_000 if i * step >= 8 else 200
+            frame = av.AudioFrame.from_ndarray(np.full((1, RATE // 50), peak, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, round(i * step * RATE)
+            if not hole or i % hole != 5:
+                container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    wave = read_clip(tmp_path / "call.mkv").wave
+    assert wave is not None and len(wave) / RATE == pytest.approx(9, abs=0.13)
+    assert np.argmax(np.abs(wave) > 0.2) / RATE == pytest.approx(8, abs=0.13)  # GAP, and a packet
+
+
+def test_milliseconds_of_matroska_tear_no_sound_apart(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "long.mkv", codec=None, sounds=["pcm_s16le"], seconds=20, rate=44_100)
+    wave = read_clip(path).wave
+    assert wave is not None and len(wave) == pytest.approx(20 * RATE, abs=32)
+    assert np.abs(np.diff(wave)).max() < 0.1  # a tone of 440 Hz moves by 0.09 from sample to sample
+
+
+def test_a_joined_recording_whose_clock_starts_anew_goes_on(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.ogg", codec=None, sounds=["libopus"], seconds=3)
+    path.write_bytes(2 * path.read_bytes())
+    wave = read_clip(path).wave
+    assert wave is not None and len(wave) / RATE == pytest.approx(6, abs=0.1)
 
 
 def test_silent_sound_is_kept_but_is_no_modality(tmp_path: Path) -> None:

@@ -100,6 +100,25 @@ def test_a_flash_and_a_beep_are_in_the_same_window(tmp_path: Path, container: st
             assert abs(bright[0] - max(loud[0], one.t0)) < 0.11
 
 
+def test_lost_packets_shift_no_sound_into_an_earlier_window(tmp_path: Path) -> None:
+    import av
+
+    beep = np.where(np.arange(9 * RATE) >= 8.2 * RATE, tone(9), 0.01 * tone(9)).astype(np.float32)
+    write_clip(tmp_path / "whole.mp4", frames=np.zeros((90, 32, 32, 3), np.uint8), fps=10, wave=beep)
+    with av.open(str(tmp_path / "whole.mp4")) as given, av.open(str(tmp_path / "lossy.mkv"), "w") as out:
+        copies = [out.add_stream_from_template(stream) for stream in given.streams]
+        for packet in given.demux():
+            is_lost = packet.stream_index == 1 and packet.pts is not None and packet.pts // 1024 % 10 == 5
+            if packet.dts is not None and not is_lost:
+                packet.stream = copies[packet.stream_index]
+                out.mux(packet)
+    whole = read_clip(tmp_path / "lossy.mkv").wave
+    parts = list(Windows(tmp_path / "lossy.mkv", window=1, hop=1).read(frames=1))
+    assert np.array_equal(np.concatenate([one.clip.wave for one in parts]), whole)
+    assert [np.abs(one.clip.wave).max() > 0.2 for one in parts[:8]] == [False] * 8
+    assert np.abs(parts[8].clip.wave).max() > 0.2
+
+
 def test_the_watcher_sees_every_tenth_of_a_second_once_and_in_order(talk: Path) -> None:
     seen: list[float] = []
     for one in Windows(talk, window=4, hop=2).read(watch=lambda time, _: seen.append(time)):
