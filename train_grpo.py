@@ -23,13 +23,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, TrlParser
 from yaml import YAMLError
 
-from omni.collate import encode_examples, true_label
+from omni.collate import check_labels, encode_examples
 from omni.emotions import label_space
 from omni.errors import OmniError, TrainingError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, grpo_rows
 from omni.loading import load, machine_flags, new_adapter, train_all
-from omni.manifest import read_manifest
 from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
 
@@ -85,8 +84,7 @@ def train(run: Run, args: GRPOConfig) -> None:
         raise TrainingError(f"Unknown mode {run.mode!r}. Choose one of: {', '.join(MODES)}.", code="settings")
     torch.manual_seed(args.seed)
     space = label_space(run.labels)
-    for example in (row for manifest in run.train for row in read_manifest(manifest)):
-        true_label(example, space)  # a wrong one is found before the hours of encoding
+    check_labels(run.train, space)
     chosen = select(run.rewards, args.reward_weights)
     args.reward_weights = chosen.weights
     model, processor = start(run, "auto" if args.bf16 else "float32")

@@ -25,13 +25,12 @@ from trl import SFTConfig, TrlParser
 from yaml import YAMLError
 
 from omni.align import AlignOptions, align, fit_streams
-from omni.collate import Encoded, RowOptions, align_rows, encode_examples, sft_rows, true_label, vocabulary
+from omni.collate import Encoded, RowOptions, align_rows, check_labels, encode_examples, sft_rows, vocabulary
 from omni.emotions import label_space
 from omni.errors import ModelError, OmniError
 from omni.features import FeatureCache
 from omni.fusion.placement import choose
 from omni.loading import has_adapter, load, machine_flags, new_adapter, train_all
-from omni.manifest import read_manifest
 from omni.sft import ColdStartTrainer
 
 SHARES = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words", "blind", "mute", "nothing")
@@ -132,8 +131,7 @@ def train(args: ColdStart, training: SFTConfig) -> None:
     """Encode, align, train, save."""
     started = time.time()
     space = label_space(args.labels)
-    for example in (row for manifest in args.train for row in read_manifest(manifest)):
-        true_label(example, space)  # a wrong one is found before the hours of encoding
+    check_labels(args.train, space)
     torch.manual_seed(training.seed)
     model, processor = start(args, "auto" if training.bf16 else "float32")
     encoded, left_out = encode_examples(args.train, FeatureCache(args.features, model, processor))

@@ -82,6 +82,17 @@ def encode_examples(manifests: Sequence[str], cache: FeatureCache) -> tuple[list
     return encoded, left_out
 
 
+def check_labels(manifests: Sequence[str], space: LabelSpace) -> None:
+    """Refuse a wrong label before hours have gone into encoding.
+
+    Raises:
+        LabelError: as `true_label`.
+    """
+    for manifest in manifests:
+        for example in read_manifest(Path(manifest)):
+            true_label(example, space)
+
+
 def true_label(example: Example, space: LabelSpace) -> str:
     """The label of an example as the label space spells it.
 
