@@ -4,7 +4,6 @@
 """
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_grpo
+import train_sft
 from benchmarks.released_layout import write_released
 from omni.clip import Clip, read_clip
 from omni.emotions import label_space
@@ -320,22 +321,22 @@ def test_half_precision_and_four_bits_load_and_answer(tmp_path, how):
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("train_sft.py", ["--config", "configs/sft_default.yaml", "--align_epochs", "0", "--warmup_steps", "0"]),
-        ("train_grpo.py", ["--config", "configs/r1_omni.yaml", "--max_completion_length", "6", "--rewards", "length"]),
+        (train_sft, ["--config", "configs/sft_default.yaml", "--align_epochs", "0", "--warmup_steps", "0"]),
+        (train_grpo, ["--config", "configs/r1_omni.yaml", "--max_completion_length", "6", "--rewards", "length"]),
     ],
 )
-def test_both_training_scripts_take_an_imported_model(tmp_path, script, options):
+def test_both_training_scripts_take_an_imported_model(tmp_path, monkeypatch, script, options):
     write_released(tmp_path / "released", OTHER)
     import_weights(tmp_path / "released", tmp_path / "ours")
     example = Example(TINY / "clip.mp4", "fear", "The brows are raised.")
     write_manifest(tmp_path / "train.jsonl", [example] * 2)
     command = [
-        sys.executable, script, *options, "--train", str(tmp_path / "train.jsonl"), "--model", str(tmp_path / "ours"),
+        script.__name__, *options, "--train", str(tmp_path / "train.jsonl"), "--model", str(tmp_path / "ours"),
         "--features", str(tmp_path / "features"), "--output_dir", str(tmp_path / "out"), "--max_steps", "1",
         "--full", "true", "--bf16", "false", "--save_strategy", "no", "--learning_rate", "1e-2", "--report_to", "none",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.setattr(sys, "argv", command)
+    script.main()
     before, after = (load(tmp_path / name, dtype="float32")[0].state_dict() for name in ("ours", "out"))
     moved = {name.split(".")[1] for name, x in after.items() if not torch.equal(x, before[name])}
     assert {"fusion", "language_model"} <= moved and not moved & {"vision_tower", "audio_tower"}
