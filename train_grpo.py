@@ -21,14 +21,13 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, TrlParser
-from yaml import YAMLError
 
 from omni.collate import check_labels, encode_examples
 from omni.emotions import label_space
-from omni.errors import OmniError, TrainingError
+from omni.errors import TrainingError
 from omni.features import FeatureCache
 from omni.grpo import OmniGRPOTrainer, grpo_rows
-from omni.loading import load, machine_flags, new_adapter, train_all
+from omni.loading import load, new_adapter, run_script, train_all
 from rewards import DEFAULT, needed_columns, select
 from rewards.confidence import REQUEST
 
@@ -130,18 +129,8 @@ def train(run: Run, args: GRPOConfig) -> None:
 
 
 def main() -> None:
-    """Parse and train; an error that the user can mend is one line."""
-    sys.argv += machine_flags(sys.argv)
-    try:
-        run, args = TrlParser((Run, GRPOConfig)).parse_args_and_config()
-    except (OSError, YAMLError) as err:
-        sys.exit(f"train_grpo: {' '.join(str(err).split())}. Correct the file or its path.")
-    except ValueError as err:  # settings that do not go together
-        sys.exit(f"train_grpo: {err}")
-    try:
-        train(run, args)
-    except OmniError as err:
-        sys.exit(f"train_grpo: {err}")
+    """Parse and train."""
+    run_script("train_grpo", TrlParser((Run, GRPOConfig)), train)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,14 @@ from peft import PeftModel
 from rich.progress import Progress
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, TrlParser
-from yaml import YAMLError
 
 from omni.align import AlignOptions, align, fit_streams
 from omni.collate import Encoded, RowOptions, align_rows, check_labels, encode_examples, sft_rows, vocabulary
 from omni.emotions import label_space
-from omni.errors import ModelError, OmniError
+from omni.errors import ModelError
 from omni.features import FeatureCache
 from omni.fusion.placement import choose
-from omni.loading import has_adapter, load, machine_flags, new_adapter, train_all
+from omni.loading import has_adapter, load, new_adapter, run_script, train_all
 from omni.sft import ColdStartTrainer
 
 SHARES = ("reasoned", "labelled", "plain", "misread", "prosody_only", "words", "blind", "mute", "nothing")
@@ -165,18 +164,8 @@ def train(args: ColdStart, training: SFTConfig) -> None:
 
 
 def main() -> None:
-    """Parse and train; an error that the user can mend is one line."""
-    sys.argv += machine_flags(sys.argv)
-    try:
-        args, training = TrlParser((ColdStart, SFTConfig)).parse_args_and_config()
-    except (OSError, YAMLError) as err:
-        sys.exit(f"train_sft: {' '.join(str(err).split())}. Correct the file or its path.")
-    except ValueError as err:  # settings that do not go together
-        sys.exit(f"train_sft: {err}")
-    try:
-        train(args, training)
-    except OmniError as err:
-        sys.exit(f"train_sft: {err}")
+    """Parse and train."""
+    run_script("train_sft", TrlParser((ColdStart, SFTConfig)), train)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import OmniError
+from .journal import encodable
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -54,11 +55,6 @@ QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "TRANSFORMERS_VER
 REMOTE = "hub:"
 INTERRUPTED = 130  # what typer makes of Ctrl-C: 128 + SIGINT
 ASKED = "Default: Which emotion does the person express?"
-
-
-def _said(text: str | None) -> str | None:
-    """What was typed; bytes that are no UTF-8 become question marks."""
-    return text and text.encode(errors="replace").decode()
 
 
 class _AskByDefault(TyperGroup):
@@ -122,7 +118,7 @@ def _omni(
 @app.command()
 def ask(
     clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, sound or image file.")],
-    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help=ASKED, callback=_said)] = None,
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help=ASKED)] = None,
     model: Model = "default",
     labels: Labels = "ekman7",
     think: Think = True,
@@ -152,7 +148,7 @@ def ask(
     from .label_row import Job, Task, asked_text, clip_row
     from .predictions import fingerprint
 
-    started = time.perf_counter()
+    started, question = time.perf_counter(), question and encodable(question)
     _one_sense_left(no_audio, no_video)
     space, below = label_space(labels), _least_sure(model, think, abstain_below, max_risk)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
@@ -515,10 +511,12 @@ def evaluate(
         list[str] | None,
         typer.Option(help="default, a folder, or hub:owner/name; again for more models. Default: default."),
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="A label space, words a,b,c, or a file.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="A label space, words a,b,c, or a file. Default: that of the manifest.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="omni, or r1-omni for the released one (verbatim).")] = "omni",
     mode: Annotated[list[str] | None, typer.Option(help="think or no-think. Default: both.")] = None,
-    question: Annotated[str | None, typer.Option(help="In place of the model's own.", callback=_said)] = None,
+    question: Annotated[str | None, typer.Option(help="In place of the model's own question.")] = None,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave the sound out of every clip.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave the picture out of every clip.")] = False,
     wheels: Annotated[Path | None, typer.Option(help="Emotion wheels as JSON, in place of ours.")] = None,
@@ -544,7 +542,7 @@ def evaluate(
         labels=labels,
         protocol=protocol,
         modes=mode,
-        question=question,
+        question=question and encodable(question),
         without="audio" if no_audio else "video" if no_video else "",
         wheels=wheels,
         features=features,

@@ -57,6 +57,9 @@ REFUSED: dict[str, tuple[Hashable, str]] = {  # setting: the only value that doe
 }
 
 
+KNOWN = ("action_units", "prosody", "cues")  # columns of a manifest that tell what a clip shows
+
+
 def grpo_rows(
     examples: Sequence[Encoded],
     space: LabelSpace,
@@ -83,9 +86,8 @@ def grpo_rows(
         text = ask(question, space, think=think, modalities=clip.modalities, transcript=clip.transcript)
         part: dict = {"type": "video", "path": str(path), "text": None, "without": []}
         content = [part, {"type": "text", "path": None, "text": text, "without": []}]
-        known = [name for name in ("action_units", "prosody") if example.extra.get(name) is not None]
-        facts = {name: example.extra.get(name) for name in known or ["cues"]}  # what is measured errs, so it comes last
-        facts = {name: fact for name, fact in facts.items() if fact is not None}
+        known = {name: example.extra[name] for name in KNOWN if example.extra.get(name) is not None}
+        facts = {name: fact for name, fact in known.items() if name != "cues"} or known  # what is measured errs
         rows.append(
             {
                 "prompt": [{"role": "user", "content": content}],

@@ -101,6 +101,15 @@ def file_sha256(path: Path) -> str:
         return ""
 
 
+def encodable(text: str) -> str:
+    """Text that UTF-8 can hold: half a character, as cut JSON or a terminal gives it, becomes a question mark.
+
+    >>> encodable("wh\\udcffy")
+    'wh?y'
+    """
+    return text.encode(errors="replace").decode()
+
+
 def printable(path: Path) -> str:
     """A path as text; bytes that are no UTF-8 (a file from an old disk) become �.
 

@@ -15,7 +15,7 @@ from .answer import Answer, parse_answer
 from .clip import display_name
 from .emotions import LabelSpace, emotion_words
 from .errors import OmniError
-from .journal import Row, printable
+from .journal import Row, encodable, printable
 from .predictions import MESSAGE_LENGTH, OPEN, ModelId, open_fields
 
 # Column → its kind in a file that has types. The order is that of the columns.
@@ -116,7 +116,7 @@ def _told(err: Exception, path: Path) -> Row:
     if is_memory(err):
         message = f"{display_name(path)} needs more memory than there is. Cut it, or label it on a larger machine."
         return {"code": "out_of_memory", "message": message}
-    what = " ".join(f"{type(err).__name__}: {err}".split())[:MESSAGE_LENGTH].encode(errors="replace").decode()
+    what = encodable(" ".join(f"{type(err).__name__}: {err}".split())[:MESSAGE_LENGTH])
     message = f"A fault of ours, {what}. Look at it with omni ask CLIP --debug, and report it."
     return {"code": "internal", "message": message}
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import ClipError, ManifestError, OmniError
+from .journal import encodable
 from .label_row import COLUMNS
 from .manifest import FORMATS, Example, read_manifest
 
@@ -83,7 +84,7 @@ def find_clips(sources: Iterable[str | Path], question: str | None = None) -> li
         ClipError: a folder without media files or that cannot be listed, a glob without matches, or no sources.
         ManifestError: a broken manifest, or one that names a clip twice with the same question.
     """
-    question = _whole(question)
+    question = question and encodable(question)
     found: dict[tuple[str, str | None], Wanted] = {}
     for source in sources:
         clips = list(_expand(os.path.expanduser(source), question))
@@ -94,11 +95,6 @@ def find_clips(sources: Iterable[str | Path], question: str | None = None) -> li
     if not found:
         raise ClipError("There is nothing to label. Give files, folders or manifests.", code="no_clips")
     return list(found.values())
-
-
-def _whole(text: str | None) -> str | None:
-    """Text that can be written as UTF-8: half an emoji, as cut JSON has it, becomes a question mark."""
-    return text and text.encode(errors="replace").decode()
 
 
 def _expand(source: str, question: str | None) -> Iterable[Wanted]:
@@ -161,7 +157,7 @@ def _is_hidden(path: Path) -> bool:
 def _of_manifest(path: Path, question: str | None) -> Iterator[Wanted]:
     seen = set()
     for example in read_manifest(path):
-        asked = _whole(example.question or question)
+        asked = encodable(example.question) if example.question else question
         if (example.clip, asked) in seen:
             raise ManifestError(
                 f"{path} names {example.clip.name} twice with the same question. Leave one row out, or give them "

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ManifestError
-from .journal import Row
+from .journal import Row, encodable
 from .label_row import COLUMNS
 
 FORMULA = tuple("=+-@\t\r'")  # what a spreadsheet takes for the start of a formula, and our own mark
@@ -161,7 +161,7 @@ def _passed(values: list[Any]) -> Any:
         if all(_fits(value, found.type) for value in values):
             return found
     texts = (None if value is None else _text(value) for value in values)
-    return pa.array([text and text.encode(errors="replace").decode() for text in texts], pa.string())
+    return pa.array([text and encodable(text) for text in texts], pa.string())
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -10,8 +10,9 @@ the towers and the fusion adapter stay in float32, unless their folder holds bfl
 are larger than its language model).
 """
 
+import sys
 import timeit
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from .calibration import read_calibration
-from .errors import ModelError
+from .errors import ModelError, OmniError
 from .fusion.placement import place
 from .import_weights import KIND as RELEASED
 from .import_weights import assemble, open_weights, opened, read_json
@@ -186,6 +187,27 @@ def best_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast and "AVX512" in torch.backends.cpu.get_cpu_capability() else torch.float32
+
+
+def run_script(name: str, parser, train: Callable[..., None]) -> None:
+    """A training script: its settings are parsed and given to `train`; an error that the user can mend is one line.
+
+    Args:
+        parser: a `TrlParser`.
+    """
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    sys.argv += machine_flags(sys.argv)
+    try:
+        settings = parser.parse_args_and_config()
+    except (OSError, YAMLError) as err:
+        sys.exit(f"{name}: {' '.join(str(err).split())}. Correct the file or its path.")
+    except ValueError as err:  # settings that do not go together
+        sys.exit(f"{name}: {err}")
+    try:
+        train(*settings)
+    except OmniError as err:
+        sys.exit(f"{name}: {err}")
 
 
 def machine_flags(given: Sequence[str]) -> list[str]:

@@ -192,7 +192,7 @@ def _write_parquet(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
 
     columns = _columns(rows)
-    table = {column: [_text(row.get(column)) or None for row in rows] for column in columns}
+    table = {column: [None if row.get(column) is None else _text(row[column]) for row in rows] for column in columns}
     schema = pa.schema([(column, pa.string()) for column in columns])
     _parquet().write_table(pa.table(table, schema=schema), path)
 

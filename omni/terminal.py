@@ -24,6 +24,7 @@ from .clip import read_clip
 from .emotions import LabelSpace, label_space
 from .errors import OmniError
 from .evidence import told
+from .journal import encodable
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -108,7 +109,7 @@ class Terminal:
 
     def ask(self, question: str) -> None:
         """Ask, and show the answer as it is written; bytes that are no UTF-8 become question marks."""
-        question = question.encode(errors="replace").decode()
+        question = encodable(question)
         chat = self._open()
         before = chat.dropped
         if self.facts is None:

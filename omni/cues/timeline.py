@@ -114,11 +114,13 @@ def drawable(path: Path | None) -> None:
     Raises:
         OmniError: there is no such folder, or the suffix is none of a picture.
     """
+    if path is None:
+        return
     from PIL import Image
 
-    if path is not None and not path.resolve().parent.is_dir():
+    if not path.resolve().parent.is_dir():
         raise OmniError(f"{path} is in no folder that there is. Make it first.", code="bad_out")
-    if path is not None and path.suffix.lower() not in Image.registered_extensions():
+    if path.suffix.lower() not in Image.registered_extensions():
         raise OmniError(f"{path} has no suffix of a picture. Name a .png.", code="bad_out")
 
 
