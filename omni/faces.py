@@ -484,10 +484,11 @@ class FaceTower(PreTrainedModel):
         """pixel_values_videos: (B, T, 3, H, W) RGB in 0..1, best from `letterbox`."""
         clips, times = pixel_values_videos.shape[:2]
         frames = Pyramid.of(pixel_values_videos.flatten(0, 1).float())  # F = B·T
-        faces = self._faces(frames, times)
-        found = faces.score > 0  # (F,)
-        seen = frames if bool(found.all()) else frames.only(found)
-        expression, detail = self.read(seen, faces.points[found])
+        with torch.autocast(pixel_values_videos.device.type, enabled=False):  # which would undo what is kept in float32
+            faces = self._faces(frames, times)
+            found = faces.score > 0  # (F,)
+            seen = frames if bool(found.all()) else frames.only(found)
+            expression, detail = self.read(seen, faces.points[found])
         nobody = expression.new_zeros(len(found), self.config.expression_size).log_softmax(-1)
         nothing = detail.new_zeros(len(found), self.config.detail_size)
         features = FaceFeatures(

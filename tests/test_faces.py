@@ -83,6 +83,14 @@ def test_loading_in_bfloat16_keeps_the_tower_in_float32(tmp_path):
     assert {weight.dtype for weight in again.parameters()} == {torch.float32}
 
 
+def test_autocast_around_it_changes_nothing():
+    model, clip = tower(**SEES_ANYTHING), frames(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(clip)
+    for name, alone in model(clip)._asdict().items():
+        assert torch.equal(getattr(mixed, name), alone), name
+
+
 def test_the_tower_is_frozen_and_leaves_no_graph():
     model = tower(**SEES_ANYTHING)
     assert not any(weight.requires_grad for weight in model.parameters())
