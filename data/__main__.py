@@ -52,8 +52,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 def actors(
     facekit: Annotated[Path, typer.Option(help="folder or .npz of the head model")],
     out: Annotated[Path, typer.Option(help="folder for the clips and the manifest")],
-    clips: Annotated[int, typer.Option(help="how many")] = 100,
-    seed: int = 0,
+    clips: Annotated[int, typer.Option(min=1, help="how many")] = 100,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     split: Annotated[str, typer.Option(help="train, more, rl, validation, test: disjoint actors, voices")] = "train",
     emodb: Annotated[
         Path | None, typer.Option(help="EmoDB folder: real voices for a quarter of the training clips")
@@ -63,7 +63,7 @@ def actors(
         typer.Option(help="render every frame at this rate; default: just the 8 that are sampled"),
     ] = None,
     size: Annotated[int, typer.Option(help="pixels")] = 160,
-    workers: int = 2,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Render synthetic actors; continues where an earlier run stopped."""
     from .actors import Sources, generate

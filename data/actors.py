@@ -166,7 +166,7 @@ def make(plan: Plan, sources: Sources, out: Path) -> Example:
 
 
 def known_truth(plan: Plan, sources: Sources, out: Path) -> dict | None:
-    """The truth that an earlier run wrote of this clip, or None.
+    """The truth that an earlier run wrote of this clip, or None; also where a power cut left half of it.
 
     Raises:
         OmniError: it is not that of the plan; older versions wrote no settings, so there the emotions must do.
@@ -174,7 +174,10 @@ def known_truth(plan: Plan, sources: Sources, out: Path) -> dict | None:
     file = _truth_file(plan, out)
     if not file.exists():
         return None
-    truth = json.loads(file.read_text())
+    try:
+        truth = json.loads(file.read_text())
+    except ValueError:
+        return None
     planned = {"label": plan.label, "face": plan.face, "voice": plan.voice, "modalities": list(plan.modalities)}
     there = {name: truth.get(name) for name in planned} | truth.get("made", {})
     wanted = planned | (_settings(plan, sources) if "made" in truth else {})
@@ -324,14 +327,30 @@ def generate(sources: Sources, out: Path, split: str, clips: int, seed: int, wor
     """Make the clips of a split and its manifest `<split>.jsonl`; yields how many are done.
 
     Raises:
-        OmniError: no such split, or `out` has clips of other settings; at the call, before the first clip.
+        OmniError: no such split, `out` has clips of other settings, or EmoDB lacks utterances that are wanted; at the
+            call, before the first clip.
     """
     if split not in SPLITS:
         raise OmniError(f"There is no split {split!r}. Choose one of: {', '.join(SPLITS)}.", code="split")
     plans = sorted((plan(split, i, seed, sources.emodb is not None) for i in range(clips)), key=lambda p: p.actor)
     for one in plans:
         known_truth(one, sources, out)
+    _check_voices(plans, sources.emodb)
     return _make_all(plans, sources, out, out / f"{split}.jsonl", workers)
+
+
+def _check_voices(plans: Sequence[Plan], folder: Path | None) -> None:
+    """Refuse an EmoDB folder without utterances of an emotion that is wanted, or of a speaker at rest."""
+    wanted = {p.voice for p in plans if p.real}
+    if folder is None or not wanted:
+        return
+    examples = [e for e in emodb.read_emodb(folder) if e.extra["split"] == "train"]
+    lacking = sorted(wanted - {e.label for e in examples})
+    at_rest = {e.extra["speaker"] for e in examples if e.label == "neutral"}
+    unknown = sorted({e.extra["speaker"] for e in examples} - at_rest)
+    if lacking or unknown:
+        what = f"no {lacking[0]} utterance" if lacking else f"no neutral utterance of speaker {unknown[0]}"
+        raise OmniError(f"{folder} has {what}. Give the whole of EmoDB, or leave out --emodb.", code="emodb")
 
 
 def _make_all(plans: Sequence[Plan], sources: Sources, out: Path, manifest: Path, workers: int) -> Iterator[int]:
@@ -340,9 +359,13 @@ def _make_all(plans: Sequence[Plan], sources: Sources, out: Path, manifest: Path
     ]  # one actor's clips stay together: textures are cached
     rows: dict[int, Example] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_make_batch, batch, sources, out) for batch in batches]):
-            rows |= future.result()
-            yield len(rows)
+        try:
+            for future in as_completed([pool.submit(_make_batch, batch, sources, out) for batch in batches]):
+                rows |= future.result()
+                yield len(rows)
+        except BaseException:  # a full disk, a closed generator: say so now, not when all others are done
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     write_manifest(manifest, [rows[i] for i in sorted(rows)])
 
 

@@ -67,8 +67,11 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     Raises:
         ManifestError: no such file, a column missing, a row that does not fit the header, or no rows.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    header = reader.fieldnames or []
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        header, found = reader.fieldnames or [], [(reader.line_num, values) for values in reader]
+    except csv.Error as err:
+        raise ManifestError(f"{path}:{reader.line_num + 1}: {err}. Take the owner's file.", code="bad_row") from err
     for column in columns:
         if column not in header:
             raise ManifestError(
@@ -76,8 +79,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
                 code="bad_table",
             )
     rows = []
-    for values in reader:
-        where = f"{path}:{reader.line_num}"
+    for line, values in found:
+        where = f"{path}:{line}"
         if None in values or None in values.values():
             raise ManifestError(
                 f"{where}: the row has another number of columns than the header. Take the owner's file.",

@@ -19,6 +19,7 @@ Source: Li et al. 2020, "Learning Formation of Physically-Based Face Attributes"
 README of the repository, which lists the vertex ranges and the 68 Multi-PIE landmarks used below.
 """
 
+import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -105,11 +106,15 @@ def load_rig(path: str | Path) -> Rig:
         raise OmniError(
             f"{file} does not exist. Make it from the ICT-FaceKit repository: python -m data facekit FaceXModel {file}"
         )
-    with np.load(file, allow_pickle=False) as stored:
-        missing = [key for key in _KEYS if key not in stored]
-        if missing:
-            raise OmniError(f"{file} has no {', '.join(missing)}. Make it again: python -m data facekit")
-        return _drawn({key: stored[key] for key in stored.files})
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            stored = {key: opened[key] for key in opened.files}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as err:  # AttributeError: one bare array
+        raise OmniError(f"{file} is no converted head, or a damaged one. Make it: python -m data facekit") from err
+    missing = [key for key in _KEYS if key not in stored]
+    if missing:
+        raise OmniError(f"{file} has no {', '.join(missing)}. Make it again: python -m data facekit")
+    return _drawn(stored)
 
 
 def _drawn(stored: dict[str, np.ndarray]) -> Rig:

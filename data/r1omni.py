@@ -86,7 +86,7 @@ def _entries(path: Path) -> Iterator[Entry]:
     """The objects of the file, each with its line."""
     text = read_text(path)
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield Entry(f"{path}:{number}", _decoded(line, path, number))
         return

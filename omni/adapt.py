@@ -211,6 +211,25 @@ def apply(model, delta: Delta) -> Weights:
     return before
 
 
+def put_on(model, path: str | Path, space: LabelSpace) -> LabelSpace:
+    """Add the delta of a file to a model; the label space to ask with is the one that was learned.
+
+    Args:
+        space: what was asked for; `ekman7`, as nothing else is said, gives way.
+
+    Raises:
+        ModelError: there is no such delta, or it was made on other weights or for other labels.
+    """
+    delta = read_delta(path)
+    learned = label_space(delta.labels) if delta.labels else space
+    if set(learned.labels) != set(space.labels) and space.name != "ekman7":
+        raise ModelError(
+            f"{path} learned {', '.join(learned.labels)}. Give these as --labels, or leave --labels out.", code="delta"
+        )
+    apply(model, delta)
+    return learned if set(learned.labels) != set(space.labels) else space
+
+
 @torch.no_grad()
 def restore(fusion: nn.Module, weights: Weights) -> None:
     """Put weights into a fusion adapter, bit for bit."""

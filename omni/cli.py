@@ -43,7 +43,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import OmniError
-from .journal import encodable
+from .journal import encodable, file_sha256
 
 if TYPE_CHECKING:
     from .answer import Answer
@@ -150,16 +150,16 @@ def ask(
 
     started, question = time.perf_counter(), question and encodable(question)
     _one_sense_left(no_audio, no_video)
-    space, below = label_space(labels), _least_sure(model, think, abstain_below, max_risk)
+    space, below = label_space(labels), _least_sure(model, think, abstain_below, max_risk, delta)
     media = read_clip(clip, audio=not no_audio, video=not no_video)
     with _status("Loading the model…") as say:
         loaded, processor = _load(model, dtype, load_in_4bit)
         from .generate import as_features, reason
 
         if delta is not None:
-            from .adapt import apply, read_delta
+            from .adapt import put_on
 
-            apply(loaded, read_delta(delta))
+            space = put_on(loaded, delta, space)
         if media.frames is not None and (processor.frames, processor.sampling) != (FRAMES, SAMPLING):
             media = processor.read(clip, audio=not no_audio, video=not no_video)
         say("Watching and listening…")
@@ -176,7 +176,7 @@ def ask(
         asked = asked_text(processor, question, task, answer)
         row = clip_row(job, task, answer, time.perf_counter() - started, asked)
         row |= {"leading": leading(answer.labels)} if answer.label == UNCERTAIN else {}
-        row |= {"receipt": proof.to_dict()} if proof else {}
+        row |= ({"receipt": proof.to_dict()} if proof else {}) | ({"delta": file_sha256(delta)} if delta else {})
         typer.echo(json.dumps(row, ensure_ascii=_block() == "#"))
     else:
         _print_reasons(answer, evidence)
@@ -796,7 +796,7 @@ def _one_sense_left(no_audio: bool, no_video: bool) -> None:
         raise OmniError("--no-audio and --no-video leave nothing to judge from. Drop one.", code="bad_argument")
 
 
-def _least_sure(model: str, think: bool, below: float | None, risk: float | None) -> float:
+def _least_sure(model: str, think: bool, below: float | None, risk: float | None, delta: Path | None = None) -> float:
     """The confidence below which an answer is uncertain; 0 for never."""
     from .calibration import folder_of, read_calibration
 
@@ -804,6 +804,8 @@ def _least_sure(model: str, think: bool, below: float | None, risk: float | None
         raise OmniError("--abstain-below and --max-risk are two ways of one limit. Give one.", code="bad_argument")
     if risk is None:
         return below or 0.0
+    if delta is not None:
+        raise OmniError("--max-risk was fitted without the delta. Give --abstain-below.", code="bad_argument")
     return read_calibration(folder_of(model)).threshold("think" if think else "no-think", risk)
 
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from .answer import format_answer
 from .errors import ManifestError
 from .export.label_studio import KEPT
-from .journal import Row, replace_file
+from .journal import Row, encodable, replace_file
 from .manifest import Example, write_manifest
 
 
@@ -83,6 +83,8 @@ def import_corrections(export: str | Path, out: str | Path, pairs: str | Path, r
     Raises:
         ManifestError: no export of Label Studio, tasks that are not ours, or a rationale with our tags in it.
     """
+    if Path(out).resolve() == Path(pairs).resolve():
+        raise ManifestError("--out and --pairs are the same file. Name two.", code="bad_argument")
     answers = [(_model(task, export), task) for task in _tasks(Path(export))]
     given_to = [(model, _annotations(task, model, export)) for model, task in answers]
     agreed = [(model, given, agreement(given)) for model, given in given_to]
@@ -136,7 +138,10 @@ def _foreign(path: str | Path) -> ManifestError:
 
 def _model(task: Row, path: str | Path) -> Row:
     """What the model said about the clip of a task."""
-    if not isinstance(task.get("data"), dict) or not isinstance(task.get("annotations"), list):
+    notes = task.get("annotations")
+    if not isinstance(task.get("data"), dict) or not isinstance(notes, list):
+        raise _foreign(path)
+    if not all(isinstance(note, dict) and isinstance(note.get("result"), list) for note in notes):
         raise _foreign(path)
     told = task["data"].get("omni")
     if not isinstance(told, dict) or not told.keys() >= set(KEPT):
@@ -182,7 +187,7 @@ def _value(result: Iterable[Row], name: str) -> str:
         if region.get("from_name") == name:
             told = region["value"].get("choices") or region["value"].get("text") or []
             values += [told] if isinstance(told, str) else told
-    return _line(" ".join(values))
+    return encodable(_line(" ".join(values)))
 
 
 def _line(text: str | None) -> str:
@@ -196,7 +201,8 @@ def _said_by_model(model: Row) -> Said:
 def _example(model: Row, given: Sequence[Annotation], best: Sequence[Annotation], root: Path) -> Example:
     label, rationale = best[0].said
     review = "corrected" if best[0].changed else "confirmed"
-    extra = {"review": review, "annotators": len(given), "agreeing": len(best)}
+    agreeing = sum(one.said.label == label for one in given)
+    extra = {"review": review, "annotators": len(given), "agreeing": agreeing}
     extra |= {"text": model["transcript"]} if model["transcript"] else {}
     return Example(_clip(model, root), label, rationale or None, model["question"], extra)
 

@@ -223,7 +223,7 @@ def label_space(spec: str | Sequence[str] | Path | LabelSpace) -> LabelSpace:
 
 def _from_file(path: Path) -> LabelSpace:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise LabelError(
             f"Cannot read the label file {path}. Give a text file with one word per line.",
@@ -377,7 +377,7 @@ def read_wheels(path: str | Path) -> EmotionWheels:
         LabelError: no such file, or another form.
     """
     try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
+        given = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as err:
         raise LabelError(
             f"Cannot read the wheels {path}. Give a JSON file, see omni/emotions.py.", code="bad_wheels"

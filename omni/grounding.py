@@ -11,12 +11,11 @@ coverage, and beside that of a text that never looked (the reasons of another cl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from .cues.truth import cue_truth
+from .cues.truth import cue_truth, facts
 from .evidence import SENSES, ClipCues, check
 from .journal import Row
 from .metrics import wilson
@@ -98,10 +97,10 @@ def measure_reasons(rows: Sequence[tuple[Row, Mapping[str, Any]]]) -> dict[str, 
     if not rows:
         return None
     columns = {column for _, known in rows for column in known}  # a null leaves a row of a .csv or .parquet without it
-    facts = [one for one in rows if columns >= set(KNOWN.values()) and one[1].keys() & KNOWN.values()]
+    told = [one for one in rows if columns >= set(KNOWN.values()) and one[1].keys() & KNOWN.values()]
     ways = {
         "measured": [(row["modalities"], row["evidence"]) for row, _ in rows if row.get("evidence") is not None],
-        "known": [(row["modalities"], _checked(row, known)) for row, known in facts],
+        "known": [(row["modalities"], _checked(row, known)) for row, known in told],
     }
     return {way: grounding(answers).values() if answers else None for way, answers in ways.items()}
 
@@ -124,8 +123,4 @@ def _checked(row: Row, known: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _known(row: Row, known: Mapping[str, Any], sense: str) -> dict[str, Any] | None:
     """What is known of a sense; None if the clip lacks it or was asked about without it. {}: a face at rest."""
-    value = known.get(KNOWN[sense])
-    measures: Any = json.loads(value) if isinstance(value, str) and value else value
-    if measures in (None, "") or row.get("without") == sense:
-        return None
-    return {name: one for name, one in measures.items() if one is not None}  # Parquet fills in what a row lacks
+    return None if row.get("without") == sense else facts(known.get(KNOWN[sense]))

@@ -58,7 +58,7 @@ def appending(table: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
     Raises:
         ManifestError: they cannot be written; earlier rows are safe.
     """
-    with _writing(table):
+    with writing(table):
         table.parent.mkdir(parents=True, exist_ok=True)
         file = table.open("ab", buffering=0)
 
@@ -66,7 +66,7 @@ def appending(table: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
         left = memoryview(
             b"".join(json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n" for row in rows)
         )
-        with _writing(table):
+        with writing(table):
             while left:
                 left = left[file.write(left) or 0 :]
             os.fsync(file.fileno())
@@ -81,13 +81,24 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         ManifestError: it cannot be written; what was there is still there.
     """
-    with _writing(path):
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(content)
-            file.flush()
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place at the end; nothing is left of it if that fails."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)  # temporary files are private, these are not
-        os.replace(file.name, path)
+        temporary.chmod(0o644)  # temporary files are private, these are not
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -129,7 +140,8 @@ def _parse(line: bytes, columns: frozenset[str]) -> Row | None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong with the disk becomes a ManifestError that names the path."""
     try:
         yield
     except OSError as err:

@@ -24,9 +24,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from .errors import ManifestError
+from .journal import encodable, replacing, writing
 
 COLUMNS = ("clip", "label", "rationale", "question")
 Row = dict[str, Any]
@@ -72,20 +73,32 @@ def write_manifest(path: str | Path, examples: Iterable[Example]) -> None:
     Clips below the manifest's folder are written relative to it, so that it can move; others absolute.
 
     Raises:
-        ManifestError: an unknown suffix, or an extra key that is a column of its own.
+        ManifestError: an unknown suffix, an extra key that is a column of its own, or a place that cannot be written.
     """
     path = Path(path)
     writer = FORMATS[_suffix(path)][1]
     rows = [_row(example, path.parent) for example in examples]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    try:
-        writer(Path(temporary), rows)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private, a manifest is not
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            writer(temporary, rows)
+
+
+def check_writable(path: str | Path, examples: Iterable[Example]) -> None:
+    """Refuse, before hours of work, a place or rows that `write_manifest` could not write.
+
+    Raises:
+        ManifestError: as `write_manifest`.
+    """
+    path = Path(path)
+    writer = FORMATS[_suffix(path)][1]
+    rows = [_row(example, path.parent) for example in examples]
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder. Name a file.", code="cannot_write")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            writer(Path(folder) / path.name, rows)
 
 
 def _suffix(path: Path) -> str:
@@ -144,7 +157,7 @@ def _numbered(path: Path) -> Iterator[tuple[int, str]]:
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)  # else a stray quote swallows the rows after it
         try:
             for row in reader:
                 if None in row or None in row.values():
@@ -165,7 +178,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         rows = _parquet().read_table(path).to_pylist()
-    except ValueError as err:  # pyarrow's
+    except (ValueError, OSError) as err:  # pyarrow's
         raise ManifestError(f"{path} is no Parquet file, or a damaged one. Write it again.", code="bad_file") from err
     for line, row in enumerate(rows, start=1):
         yield line, {key: value for key, value in row.items() if value is not None}
@@ -173,7 +186,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _write_jsonl(path: Path, rows: list[Row]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(encodable(json.dumps(row, ensure_ascii=False, default=_moment)) + "\n" for row in rows)
 
 
 def _write_csv(path: Path, rows: list[Row]) -> None:
@@ -183,9 +196,12 @@ def _write_csv(path: Path, rows: list[Row]) -> None:
 
 def _write_rows(file: IO[str], rows: list[Row]) -> None:
     columns = _columns(rows)
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    told = [{key: _text(value) for key, value in row.items()} for row in rows]
+    returns = any("\r" in value for row in told for value in row.values())  # which csv does not see as a line's end
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    writer.writerows(told)
 
 
 def _write_parquet(path: Path, rows: list[Row]) -> None:
@@ -205,7 +221,14 @@ def _columns(rows: list[Row]) -> list[str]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return encodable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_moment))
+
+
+def _moment(value: Any) -> str:
+    """A date or time, which Parquet has and JSON has not."""
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _parquet() -> Any:

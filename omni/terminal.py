@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .clip import read_clip
-from .emotions import LabelSpace, label_space
+from .emotions import LABEL_LENGTH, LabelSpace, canonical, head_of, label_space
 from .errors import OmniError
 from .evidence import told
 from .journal import encodable
@@ -101,6 +102,8 @@ class Terminal:
         """Open a clip, and begin anew."""
         if not path:
             raise OmniError("Name the clip: /clip PATH", code="bad_argument")
+        if not sys.stdin.isatty():
+            self.chat = None  # if this one cannot be read, the questions that follow in a pipe are not about the last
         self.chat, self.path = self.open_clip(Path(path).expanduser()), Path(path)
         heard = self.chat.clip.transcript
         for note in (f'heard: "{heard}"' if heard else "", ", ".join(self.chat.clip.warnings)):
@@ -162,16 +165,23 @@ class Terminal:
         self._dim(f"{text}\n")
 
     def _show(self, chat: Chat, question: str) -> None:
-        """Thought to stderr and answer to stdout, piece by piece; Ctrl-C at a keyboard ends this answer alone."""
-        last = ""
+        """Thought to stderr and answer to stdout, piece by piece; Ctrl-C at a keyboard ends this answer alone.
+
+        An answer that may be a label is held back: in place of an emotion that may not be answered stands the label.
+        """
+        last = held = ""
         try:
             for piece in chat.stream(question):
                 if last == "thought" != piece.kind:
                     self._dim("\n")
                 if piece.kind == "thought":
                     self._dim(shown(piece.text))
-                else:
+                elif len(held) > LABEL_LENGTH:
                     print(shown(piece.text), end="", flush=True)
+                else:
+                    held += piece.text
+                    if len(held) > LABEL_LENGTH:
+                        print(shown(held), end="", flush=True)
                 last = piece.kind
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
@@ -180,8 +190,11 @@ class Terminal:
             return
         if last == "thought":
             self._dim("\n")
-        print(flush=True)
         answer = chat.turns[-1].answer
+        if len(held) <= LABEL_LENGTH:
+            word = held.strip().lower()
+            print(answer.label if head_of(word) and canonical(word, chat.space) is None else shown(held), end="")
+        print(flush=True)
         formed = "" if answer.well_formed else "; the text was not well-formed"
         self.say(f"({answer.label} {answer.confidence:.2f}{formed})")
 
@@ -240,13 +253,17 @@ def shown(text: str) -> str:
 def typed(stdin: TextIO) -> Iterator[str]:
     """The lines of a keyboard, with a prompt and a history, or those of a pipe."""
     if not stdin.isatty():
+        if isinstance(stdin, TextIOWrapper):
+            stdin.reconfigure(errors="surrogateescape")  # a byte that is no UTF-8 costs a letter, not the conversation
         yield from stdin
         return
     with suppress(ImportError):  # it is not everywhere
         import readline  # noqa: F401  (gives `input` arrow keys)
     while True:
         try:
-            yield input("> ")
+            if not sys.stdout.isatty():  # which is a file of answers then
+                print("> ", end="", file=sys.stderr, flush=True)
+            yield input("> " if sys.stdout.isatty() else "")
         except EOFError:
             print(file=sys.stderr)
             return

@@ -33,13 +33,13 @@ not read, by parted lips, which speech makes unprovable, and with measured cues 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omni.answer import parse_answer
 from omni.cues.lexicon import CUES, Claim, claims
-from omni.cues.truth import cue_truth, supports
+from omni.cues.truth import cue_truth, decoded, facts, supports
+from omni.errors import ManifestError
 
 from .format import Completion, completion_text, thoughts_asked
 
@@ -62,7 +62,7 @@ def cues_reward(
             {"intensity": 0.8}. Or {"cues": {"brow_down": True, "smile": None}}.
 
     Raises:
-        ValueError: a truth that is no object of objects, or with a cue that the lexicon does not have.
+        ManifestError: a truth that is no object of objects, or with a cue that the lexicon does not have.
 
     >>> thought = "<think>The brows are lowered and the eyes are narrowed. {}</think><answer>angry</answer>"
     >>> completions = [thought.format(""), thought.format("The lips are tightened."), thought.format("He smiles.")]
@@ -71,8 +71,8 @@ def cues_reward(
     """
     asked = thoughts_asked(think, len(completions))
     return [
-        _grounding(completion_text(completion), _cues(facts)) if wanted else None
-        for completion, facts, wanted in zip(completions, truth, asked, strict=True)
+        _grounding(completion_text(completion), _cues(known)) if wanted else None
+        for completion, known, wanted in zip(completions, truth, asked, strict=True)
     ]
 
 
@@ -95,22 +95,10 @@ def _verdict(claim: Claim, truth: Mapping[str, bool | None], senses: set[Any]) -
 
 
 def _cues(truth: Truth) -> dict[str, bool | None]:
-    facts = _object(json.loads(truth) if isinstance(truth, str) else truth) or {}
-    if "cues" in facts:
-        return _measured(facts["cues"])
-    return cue_truth(_object(facts.get("action_units")), _object(facts.get("prosody")))
-
-
-def _measured(cues: Any) -> dict[str, bool | None]:
-    if not isinstance(cues, Mapping) or not cues.keys() <= CUES.keys():
-        raise ValueError(f"cues is an object of true, false or null by cue of the lexicon; got {cues!r:.60}.")
-    return dict(cues)
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    """A mapping without the keys that are None: an Arrow table fills in those that a row lacks."""
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"truth is an object with action_units and prosody, objects of numbers; got {value!r:.60}.")
-    return {name: measure for name, measure in value.items() if measure is not None}
+    known = facts(truth) or {}
+    if "cues" not in known:
+        return cue_truth(known.get("action_units"), known.get("prosody"))
+    cues = decoded(known["cues"]) or {}  # a null is a cue that is not known
+    if not cues.keys() <= CUES.keys():
+        raise ManifestError(f"cues is an object of true, false or null by cue of the lexicon; got {cues!r:.60}.")
+    return cues

@@ -1,7 +1,9 @@
 """What the generator plans before it renders anything."""
 
 import json
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,45 @@ def test_a_clip_of_other_settings_is_refused_before_anything_is_made(tmp_path, r
     with pytest.raises(OmniError, match="Give another --out"):
         generate(sources, tmp_path, "train", one.index + 1, seed)
     assert rendered == [one.name]
+
+
+def test_half_a_truth_is_made_again(tmp_path, rendered):
+    one, sources = first(0, True, True), Sources(Path("head"), Path("emodb"))
+    whole = make(one, sources, tmp_path)
+    (tmp_path / "train" / f"{one.name}.json").write_text('{"label": "sa')
+    assert make(one, sources, tmp_path) == whole
+    assert rendered == [one.name] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["03a01Fa", "03a01Nc"], "has no angry utterance"),
+        (["03a01Wa", "08a01Fa"], "no neutral utterance of speaker 03"),
+    ],
+)
+def test_half_of_emodb_is_refused_before_anything_is_made(tmp_path, names, said):
+    for name in names:
+        (tmp_path / f"{name}.wav").write_bytes(b"")
+    voices = {"angry"} if "angry" in said else {"angry", "happy"}
+    wanted = [p for p in plans("train", 300) if p.real and p.voice in voices]
+    with pytest.raises(OmniError, match=said):
+        actors._check_voices(wanted, tmp_path)
+
+
+def test_a_clip_that_fails_ends_the_run_before_all_others_are_made(tmp_path, monkeypatch):
+    begun = []
+
+    def full_disk(batch, *_):
+        begun.append(batch)
+        time.sleep(0.05)
+        raise OmniError("The disk is full.")
+
+    monkeypatch.setattr(actors, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(actors, "_make_batch", full_disk)
+    with pytest.raises(OmniError, match="disk is full"):
+        list(actors._make_all(plans("train", 400), Sources(Path("head")), tmp_path, tmp_path / "train.jsonl", 1))
+    assert len(begun) < 20
 
 
 def test_a_truth_of_an_older_version_must_agree_in_its_emotions(tmp_path, rendered):

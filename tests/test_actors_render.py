@@ -142,6 +142,10 @@ def test_a_shape_with_another_vertex_count_is_refused_by_name(obj_folder, tmp_pa
 def test_a_missing_head_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(OmniError, match="python -m data facekit"):
         load_rig(tmp_path)
+    for content in (b"version https://git-lfs.github.com/spec/v1", b"PK\x03\x04half", b""):
+        (tmp_path / "facekit_full.npz").write_bytes(content)
+        with pytest.raises(OmniError, match="no converted head, or a damaged one"):
+            load_rig(tmp_path)
 
 
 def test_every_action_unit_moves_shapes_that_the_head_has():

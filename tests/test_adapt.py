@@ -14,6 +14,7 @@ from omni.adapt import (
     copied,
     fusion_of,
     learn,
+    put_on,
     questions,
     read_delta,
     read_tasks,
@@ -22,7 +23,7 @@ from omni.adapt import (
     write_delta,
 )
 from omni.cli import main
-from omni.emotions import LabelSpace
+from omni.emotions import LabelSpace, label_space
 from omni.errors import ManifestError, ModelError
 from omni.features import encode_clip
 from omni.manifest import Example, write_manifest
@@ -155,3 +156,20 @@ def test_the_command_learns_a_start_and_adapts_from_it(tmp_path: Path, capsys) -
     assert main([*asked, "--delta", out]) == 0
     assert main(["adapt", *how, "--out", out, "--tasks-by", "speaker"]) == 2
     assert "It has: annotator." in capsys.readouterr().err
+
+
+def test_a_delta_is_asked_with_what_it_learned(actor, tmp_path: Path) -> None:
+    path, before = tmp_path / "delta.safetensors", copied(fusion_of(actor[0]))
+    write_delta(path, adapt(*actor, task_of(actor, 0), OPTIONS))
+    with pytest.raises(ModelError, match="learned calm, loud"):
+        put_on(actor[0], path, label_space("happy,sad"))
+    for asked_for in ("ekman7", "loud,calm"):
+        space = put_on(actor[0], path, label_space(asked_for))
+        assert space.labels == (("loud", "calm") if asked_for != "ekman7" else SPACE.labels)
+        restore(fusion_of(actor[0]), before)
+
+
+def test_limits_of_the_model_are_not_those_of_its_delta(capsys, tmp_path: Path) -> None:
+    asked_for = ["ask", str(tmp_path / "a.mp4"), "--delta", str(tmp_path / "d.safetensors"), "--max-risk", "0.1"]
+    assert main(asked_for) == 2
+    assert "--max-risk was fitted without the delta" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from omni.emotions import label_space
 from omni.errors import ModelError
 from omni.generate import reason
 from omni.rollout import Sampling
+from omni.terminal import typed
 from omni.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -379,6 +381,42 @@ def test_turns_that_no_longer_fit_are_told(talk, actor, talking_clip, monkeypatc
 )
 def test_what_the_user_can_put_right_is_one_line_and_exit_2(talk, lines, arguments, message) -> None:
     assert talk(lines, *arguments) == (2, "", message)
+
+
+def test_an_emotion_that_may_not_be_answered_gives_way_to_the_label(talk, talking_clip) -> None:
+    _, out, err = talk("How?\n", talking_clip, "--labels", "calm,tense")
+    assert out in ("calm\n", "tense\n") and "the text was not well-formed" in err
+
+
+@pytest.mark.parametrize("text", ["A smile and a loud voice, " * 3, "Yes."])
+def test_words_that_are_no_emotion_stand_as_they_were_written(talk, talking_clip, monkeypatch, text) -> None:
+    from omni.chat import Piece
+
+    def stream(self, question):
+        yield from (Piece("answer", part) for part in re.split(r"(?<= )", text))
+        self.turns.append(SimpleNamespace(answer=SimpleNamespace(label="calm", confidence=0.5, well_formed=True)))
+
+    monkeypatch.setattr(Chat, "stream", stream)
+    assert talk("Why?\n", talking_clip, "--labels", "calm,tense")[1] == text + "\n"
+
+
+def test_after_a_clip_that_cannot_be_read_a_pipe_gets_no_answer_about_the_one_before(talk, talking_clip) -> None:
+    code, out, err = talk("Which?\n/clip none.mp4\nWhich?\n", talking_clip, "--no-think")
+    assert (code, out) == (2, "happy\n")
+    assert "none.mp4 does not exist" in err and "There is no clip yet" in err
+
+
+def test_a_byte_that_is_no_utf8_costs_a_letter(talk) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"wh\xe9re?\nWhy?\n"), encoding="utf-8", errors="strict")
+    assert list(typed(piped)) == ["wh\udce9re?\n", "Why?\n"]
+
+
+def test_the_prompt_of_a_keyboard_stays_out_of_a_file_of_answers(monkeypatch, capsys) -> None:
+    keyboard = io.StringIO("Why?\n")
+    keyboard.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    assert list(typed(keyboard)) == ["Why?"]
+    assert capsys.readouterr() == ("", "> > \n")
 
 
 def test_a_model_cannot_steer_the_terminal(talk, talking_clip, monkeypatch) -> None:

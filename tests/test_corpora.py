@@ -286,6 +286,13 @@ def test_ravdess_lists_speech_with_picture_and_sound_unless_asked_otherwise(name
 
 
 @pytest.mark.parametrize("name", ["cremad"])
+def test_the_one_clip_of_cremad_that_is_named_otherwise_is_read(name: str, root: Path) -> None:
+    clips(root / "AudioWAV", ["1040_ITH_SAD_X.wav"])  # so it is distributed
+    (found,) = [e for e in cremad_file.read_cremad(root, modality="audio") if e.clip.stem == "1040_ITH_SAD_X"]
+    assert (found.label, found.extra["intensity"]) == ("sad", "unspecified")
+
+
+@pytest.mark.parametrize("name", ["cremad"])
 def test_cremad_gives_intensity_and_words_and_leaves_out_what_its_owners_call_broken(name: str, root: Path) -> None:
     examples = READERS[name](root)
     assert examples[2].label == "fear" and examples[2].clip.name == "1003_IEO_FEA_HI.flv"

@@ -185,3 +185,19 @@ def test_scores_add_up_over_a_corpus_and_no_claim_has_no_precision():
     total = sum([ClaimScore(3, 1, 2), ClaimScore(1, 0, 0)], ClaimScore())
     assert (total, total.precision) == (ClaimScore(4, 1, 2), 0.8)
     assert ClaimScore().precision is None
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("The expression is not neutral.", ("face_still", -1)),
+        ("The face isn't blank.", ("face_still", -1)),
+        ("The face barely moves.", ("face_still", 1)),
+        ("The brows are not relaxed.", ("brow_down", 1)),
+        ("The brows stay relaxed.", ("brow_down", -1)),
+        ("His mouth is not closed.", ("jaw_drop", 1)),
+        ("The voice is not relaxed.", ("tone_sharp", 1)),
+    ],
+)
+def test_a_denial_can_be_denied(text: str, claim: tuple[str, int]) -> None:
+    assert [(one.cue, one.polarity) for one in claims(text)] == [claim]

@@ -117,3 +117,8 @@ def test_projection_without_a_common_label_is_an_error() -> None:
         project({"calm": 1.0}, label_space("ravdess8"), label_space("angry,happy"))
     with pytest.raises(LabelError, match="not in ekman7"):
         project({"calm": 1.0}, label_space("ekman7"), label_space("ekman7"))
+
+
+def test_a_label_file_of_windows_gives_the_labels_that_it_shows(tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_bytes(b"\xef\xbb\xbfangry\r\nhappy\r\n")
+    assert label_space(str(tmp_path / "two.txt")).labels == ("angry", "happy")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from omni.corrections import Imported, import_corrections
 from omni.errors import ManifestError
 from omni.export import FILES, FOLDERS, Exported, export_table
 from omni.export.label_studio import RATE
+from omni.journal import replace_file
 from omni.label_row import COLUMNS
 from omni.label_table import FORMATS, encode_table
 from omni.manifest import read_manifest
@@ -375,6 +377,31 @@ def test_without_a_majority_a_task_is_left_out_unless_one_answer_is_ground_truth
     assert (counts.disputed, row.clip.name, row.label, len(pairs)) == (1, "b.mp4", "angry", 1)
 
 
+def test_those_agree_who_gave_the_label_also_where_one_of_them_is_ground_truth(tmp_path: Path) -> None:
+    people = [said("fear", by=1), said("fear", by=2, ground_truth=True), said("sad", by=3)]
+    _, (row,), _ = imported(tmp_path, corrected(tmp_path, (answered("a.mp4"), people)))
+    assert (row.label, row.extra["annotators"], row.extra["agreeing"]) == ("fear", 3, 2)
+
+
+def test_a_half_character_in_a_correction_costs_no_export(tmp_path: Path) -> None:
+    export = corrected(tmp_path, (answered("a.mp4"), [said("sad", "Lips press \ud83d")]))
+    _, (row,), _ = imported(tmp_path, export)
+    assert row.rationale == "Lips press ?"
+
+
+def test_manifest_and_pairs_are_two_files(tmp_path: Path) -> None:
+    export = corrected(tmp_path, (answered("a.mp4"), [said("sad")]))
+    with pytest.raises(ManifestError, match="the same file"):
+        import_corrections(export, tmp_path / "m.jsonl", tmp_path / "m.jsonl", tmp_path)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ManifestError, match="Cannot write"):
+        replace_file(tmp_path / "folder", b"words")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_an_annotator_who_thinks_again_counts_once(tmp_path: Path) -> None:
     people = [said("sad", by=1), said("sad", by=1), said("angry", by=1), said("angry", by=2)]
     _, (row,), _ = imported(tmp_path, corrected(tmp_path, (answered("a.mp4"), people)))
@@ -396,6 +423,8 @@ def test_what_is_no_export_of_ours_is_refused_with_what_to_do(tmp_path: Path) ->
         ("label,rationale\n", "Choose Export, JSON"),
         ('{"id": 1}', "Choose Export, JSON"),
         ('[{"id": 1, "label": "sad"}]', "not JSON-MIN"),
+        ('[{"id": 7, "data": {}, "annotations": [{"id": 1}]}]', "Choose Export, JSON"),
+        ('[{"id": 7, "data": {}, "annotations": [3]}]', "Choose Export, JSON"),
         ('[{"id": 7, "data": {}, "annotations": []}]', "task 7 .* that omni export wrote"),
         (tagged, "task 1: .*Edit it in Label Studio"),
     ]:

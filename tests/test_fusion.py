@@ -606,6 +606,8 @@ def test_a_further_stream_of_the_config_is_one_more_input():
         ({"name": "attention"}, "Choose one of: concat"),
         ({"name": "concat", "placement": "above"}, "Choose one of: replace, residual"),
         ({"name": "multiscale_vlad", "layers": 2}, "It has: .*scales"),
+        ({"name": "composite_interaction", "parts": ["self", "chanel"]}, "parts are some of channel, cross, self"),
+        ({"name": "crossmodal_transformer", "heads": 5}, "must be divisible by num_heads"),
     ],
 )
 def test_a_wrong_choice_says_what_there_is(choice, advice):

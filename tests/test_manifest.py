@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from omni.errors import ManifestError
-from omni.manifest import FORMATS, Example, read_manifest, write_manifest
+from omni.manifest import FORMATS, Example, check_writable, read_manifest, write_manifest
 
 
 def examples(folder: Path) -> list[Example]:
@@ -96,3 +97,50 @@ def test_a_missing_manifest_is_told(tmp_path: Path) -> None:
 def test_an_extra_column_cannot_take_the_name_of_a_known_one(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="Rename it"):
         write_manifest(tmp_path / "m.jsonl", [Example(tmp_path / "a.mp4", extra={"label": "sad"})])
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ('clip,label,text\na.mp4,sad,fine\nb.mp4,angry,"What do\nc.mp4,happy,hello\n', 3),
+        ('clip,label,text\na.mp4,sad,"What\nb.mp4,angry,so "he" said\nc.mp4,happy,hello\n', 2),
+    ],
+)
+def test_a_stray_quote_is_an_error_and_swallows_no_row(tmp_path: Path, table: str, line: int) -> None:
+    (tmp_path / "m.csv").write_text(table)
+    with pytest.raises(ManifestError, match=rf"m\.csv:{line}: "):
+        read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_awkward_text_and_moments_come_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"m{suffix}"
+    extra = {"text": "a smile\rand a frown", "half": "half\ud83d", "at": datetime(2026, 11, 28, tzinfo=UTC)}
+    write_manifest(path, [Example(tmp_path / "a.mp4", extra=extra)])
+    (row,) = read_manifest(path)
+    at = row.extra["at"].strip('"')
+    assert (row.extra["text"], row.extra["half"], at) == (extra["text"], "half?", "2026-11-28T00:00:00+00:00")
+
+
+@pytest.mark.parametrize("place", ["", "file/m.jsonl"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.jsonl").mkdir()
+    path = tmp_path / (place or "folder.jsonl")
+    for write in (write_manifest, check_writable):
+        with pytest.raises(ManifestError, match=r"Cannot write|is a folder"):
+            write(path, [Example(tmp_path / "a.mp4")])
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.jsonl"]
+
+
+def test_any_damage_to_parquet_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    write_manifest(path, [Example(tmp_path / "a.mp4", "sad")])
+    whole, told = path.read_bytes(), 0
+    for place in range(4, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            read_manifest(path)
+        except ManifestError:
+            told += 1
+    assert told > 20  # and nothing else was raised

@@ -23,7 +23,8 @@ from omni.answer import format_answer, parse_answer
 from omni.cues.lexicon import CUES
 from omni.cues.truth import claim_precision, cue_truth
 from omni.emotions import EKMAN7, FAMILIES, HEADS, SYNONYMS, WHEELS, head_of, label_space, project
-from omni.errors import LabelError, OmniError
+from omni.errors import LabelError, ManifestError, OmniError
+from omni.manifest import Example, read_manifest, write_manifest
 from omni.metrics import score_answer, wheel_score
 from rewards import DEFAULT, REWARDS, needed_columns, select
 from rewards.__main__ import main
@@ -481,7 +482,7 @@ def test_measured_cues_count_as_known_ones_do() -> None:
     thoughts = ["The brows are lowered.", "He smiles.", "The cheeks are raised.", "The pitch is high."]
     earned = cues_reward([thinking(thought) for thought in thoughts], [measured, json.dumps(measured)] * 2)
     assert earned == [1 / 2, -1 / 2, 0.0, -1 / 2]  # the last: there is no voice cue, so no voice
-    with pytest.raises(ValueError, match="by cue of the lexicon"):
+    with pytest.raises(ManifestError, match="by cue of the lexicon"):
         cues_reward([thinking("He smiles.")], [{"cues": {"smirk": True}}])
 
 
@@ -494,7 +495,7 @@ def test_truth_may_be_json_or_come_from_an_arrow_table_with_its_gaps_filled() ->
     filled = {"action_units": {**ANGRY_FACE["action_units"], "AU12": None, "AU5": {"intensity": 0.0}}, "prosody": None}
     thoughts = [thinking("The brows are lowered and he smiles.")] * 3
     assert cues_reward(thoughts, [ANGRY_FACE, json.dumps(ANGRY_FACE), filled]) == [0.0] * 3
-    with pytest.raises(ValueError, match="truth is an object with action_units and prosody"):
+    with pytest.raises(ManifestError, match="is an object by name"):
         cues_reward(thoughts[:1], ["[1, 2]"])
 
 
@@ -807,3 +808,16 @@ def test_a_bad_line_or_option_is_one_line_with_its_number(tmp_path: Path, capsys
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert "Check the path." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_cues_are_judged_alike_whatever_format_the_manifest_has(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"m{suffix}"
+    measured = {"brow_down": True, "smile": None}
+    write_manifest(
+        path, [Example(tmp_path / "a.mp4", extra=ANGRY_FACE), Example(tmp_path / "b.mp4", extra={"cues": measured})]
+    )
+    facts = [json.dumps(row.extra) for row in read_manifest(path)]
+    assert cues_reward([thinking("The brows are lowered.")] * 2, facts) == [1 / 3, 1.0]
+    known = read_manifest(path)[0].extra
+    assert cue_truth(known.get("action_units"), known.get("prosody")) == cue_truth(ANGRY_FACE["action_units"], None)

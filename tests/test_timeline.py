@@ -249,6 +249,16 @@ def test_sentences_point_at_the_windows_they_speak_of() -> None:
     assert told[1].windows == (0, 1, 2, 3, 4) and told[3].windows == (5,) and (told[3].t0, told[3].t1) == (10.0, 14.0)
 
 
+@pytest.mark.parametrize("person", [None, 1])
+def test_a_passage_ends_where_time_passes_of_which_nothing_tells(person: int | None) -> None:
+    readings = [one for one in _readings("hhhh-----hhhh", person) if person is None or one.labels]
+    found = passages(readings, overlap=2)
+    assert [(one.label, one.t0, one.t1) for one in found] == [("happy", 0.0, 10.0), ("happy", 18.0, 28.0)]
+    assert changes(found, readings) == []
+    whole, *_ = sentences(readings, found)
+    assert whole.text.endswith("8 windows: happy in 8; no change.")
+
+
 def test_neighbouring_passages_share_their_border() -> None:
     a, b = passages(_readings("ssssshhhhh"), overlap=2)
     assert a.t1 == b.t0 == 11.0 and (a.t0, b.t1) == (0.0, 22.0)

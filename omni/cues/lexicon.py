@@ -144,7 +144,7 @@ def _swallows(longer: _Reading, denial: bool, reading: _Reading) -> bool:
 def _matches(sentence: str) -> Iterator[tuple[_Reading, bool]]:
     for rule in _rules():
         for match in rule.regex.finditer(sentence):
-            flipped = _negated(sentence, match, own_negation=rule.own_negation or rule.denial)
+            flipped = _negated(sentence, match, own_negation=rule.own_negation)
             polarity = 1 if rule.denial == flipped else -1
             yield _Reading(rule.cue, polarity, match.start(), match.end()), rule.denial
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..clip import Clip, read_clip
 from ..errors import ClipError, ManifestError, OmniError
-from ..manifest import read_manifest, write_manifest
+from ..manifest import check_writable, read_manifest, write_manifest
 from .face import SIDE, face_records, face_tower
 from .record import CueRecord
 from .speech import voice_records
@@ -95,7 +95,9 @@ def measure_manifest(manifest: str | os.PathLike[str], out: str | os.PathLike[st
     from ..evidence import measured
 
     measured_rows, left_out = [], []
-    for example in read_manifest(Path(manifest)):
+    examples = read_manifest(Path(manifest))
+    check_writable(Path(out), examples)
+    for example in examples:
         try:
             there = dict(measured(streams(read_clip(example.clip))).there)
         except ClipError as err:

@@ -13,11 +13,13 @@ nobody can check (loudness without a baseline), or one in the unknown band, is u
 rare cues, which are mostly absent: look at a blind text's score too.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..errors import ManifestError
 from .lexicon import CUES, Claim, Cue, claims
 
 
@@ -64,10 +66,13 @@ class ClaimScore:
         )
 
 
-def cue_truth(action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None) -> dict[str, bool | None]:
+Measures = Mapping[str, Any] | str | None  # of a sense, as a manifest of any format holds them
+
+
+def cue_truth(action_units: Measures, prosody: Measures) -> dict[str, bool | None]:
     """Says of each checkable cue whether it is there.
 
-    Args:
+    Args: each may also be its JSON text, and what is None in it is left out: so .csv and .parquet hold them.
         action_units: intensity by name ("AU4": 0.8), or objects with `.intensity`; a missing unit is absent
             (0), NaN is unknown (a unit no detector reads). None: no face, so no face cue in the result.
         prosody: deltas as `omni.cues.voice.deltas` gives them; missing or NaN is unknown. None: no sound.
@@ -79,7 +84,39 @@ def cue_truth(action_units: Mapping[str, Any] | None, prosody: Mapping[str, floa
     >>> truth["brow_down"], truth["smile"], truth["eye_wide"], "fast" in truth
     (True, None, False, False)
     """
-    return {cue.name: _truth(cue, measured) for cue, measured in _checkable(action_units, prosody)}
+    return {cue.name: _truth(cue, measured) for cue, measured in _checkable(facts(action_units), facts(prosody))}
+
+
+def facts(value: Measures) -> dict[str, Any] | None:
+    """An object of a manifest: of its JSON text, as .csv holds it, and without the nulls that Parquet fills in.
+
+    Raises:
+        ManifestError: it is something else.
+
+    >>> facts('{"AU4": 0.8}'), facts({"AU4": 0.8, "AU9": None}), facts(""), facts({})
+    ({'AU4': 0.8}, {'AU4': 0.8}, None, {})
+    """
+    found = decoded(value)
+    return found and {name: measure for name, measure in found.items() if measure is not None}
+
+
+def decoded(value: Measures) -> dict[str, Any] | None:
+    """An object, or that of a JSON text; None where there is none.
+
+    Raises:
+        ManifestError: it is something else.
+    """
+    try:
+        found = json.loads(value) if isinstance(value, str) and value else value
+    except ValueError:
+        found = value
+    if found in (None, ""):
+        return None
+    if not isinstance(found, Mapping):
+        raise ManifestError(
+            f'What is known of a clip is an object by name, as {{"AU4": 0.8}}; got {value!r:.60}.', code="bad_row"
+        )
+    return dict(found)
 
 
 def cue_strength(action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None) -> dict[str, float]:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from .contract import Entered, Fusion, Mixed, pool, received, unit, whole, windows
 from .layers import AttentionLayer
 
+PARTS = {"self", "channel", "cross"}  # of the composite interaction
+
 
 class CrossmodalTransformer(Fusion):
     """Every stream attends to every other one, both ways.
@@ -215,6 +217,8 @@ class CompositeInteraction(Fusion):
         """The layers of the parts that there are."""
         d, inner = self.width, max(1, self.width // squeeze)
         self.parts = tuple(parts)
+        if not self.parts or set(self.parts) - PARTS:
+            raise ValueError(f"parts are some of {', '.join(sorted(PARTS))}, not {', '.join(self.parts) or 'none'}")
         if "self" in parts:
             self.inside = self.each(lambda: AttentionLayer(d, heads))
         if "channel" in parts:

@@ -101,7 +101,10 @@ def choose(model, processor, name: str, placement: str = "replace", **options) -
         chosen["width"] = width_for(name, model.config.stream_widths, _embedding(model), budget, **sizes)
     if placement == "residual":
         chosen |= {"placement": placement, "onto": old}
-    place(model, processor, chosen)
+    try:
+        place(model, processor, chosen)
+    except (ValueError, AssertionError) as err:  # torch asserts that heads divide the width
+        raise ModelError(f"{name} cannot be made so: {err}. Change the option.", code="fusion") from err
 
 
 def place(model, processor, fusion: dict[str, Any]) -> None:

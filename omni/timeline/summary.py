@@ -4,22 +4,24 @@
                                                                                      └► sentences
 
 A change lies midway between the middles of the windows before and after. Windows with nothing to go by belong to no
-passage; a sentence names them. Means of probabilities are those of overlapping windows, not of seconds.
+passage and end the one before, if they leave time that no other window tells of; a sentence names them. Means of
+probabilities are those of overlapping windows, not of seconds.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from .changes import segments
+from .changes import Segment, segments
 from .record import Change, Passage, Person, Reading, Sentence
 
 UNKNOWN = "unknown"
 STANDS_OUT = 0.5  # mean probability below which no label is said to stand out
+EPSILON = 1e-6  # s, of rounding
 WORTH = 0.15  # mean probability of a second label that is named beside the first
 
 
@@ -37,7 +39,7 @@ def passages(readings: Sequence[Reading], overlap: float) -> list[Passage]:
     names = list(known[0].labels or ())
     rows = np.array([[(one.labels or {})[name] for name in names] for one in known])  # (n, K)
     found = []
-    for first, last in segments(rows, overlap):
+    for first, last in _runs(known, segments(rows, overlap)):
         part, mean = known[first : last + 1], rows[first : last + 1].mean(0)
         best = int(mean.argmax())
         before = _between(known[first - 1], part[0]) if first else None
@@ -57,22 +59,33 @@ def passages(readings: Sequence[Reading], overlap: float) -> list[Passage]:
     return found
 
 
+def _runs(known: Sequence[Reading], stretches: Iterable[Segment]) -> Iterator[Segment]:
+    """Stretches, parted where no window tells of the time between two."""
+    for first, last in stretches:
+        holes = [i for i in range(first, last) if known[i + 1].t0 > known[i].t1 + EPSILON]
+        yield from map(Segment, [first, *(i + 1 for i in holes)], [*holes, last])
+
+
 def _between(before: Reading, after: Reading) -> float | None:
     """Where one passage becomes the next; None if there are other windows between them."""
     return (before.middle + after.middle) / 2 if after.index == before.index + 1 else None
 
 
 def changes(found: Sequence[Passage], readings: Sequence[Reading]) -> list[Change]:
-    """The changes between the passages of one person."""
+    """The changes between the passages of one person; where there is nothing between two, none can be told."""
     middle = {one.index: one.middle for one in readings}
     rows = []
-    for a, b in pairwise(found):
+    for a, b in _touching(found):
         last, first = a.windows[-1], b.windows[0]
         roots = [np.sqrt(np.array(list(one.labels.values()))) for one in (a, b)]
         distance = float(np.linalg.norm(roots[0] - roots[1]) / np.sqrt(2))
         at = (middle[last] + middle[first]) / 2
         rows.append(Change(at, a.person, a.label, b.label, (last, first), distance))
     return rows
+
+
+def _touching(found: Sequence[Passage]) -> list[tuple[Passage, Passage]]:
+    return [(a, b) for a, b in pairwise(found) if b.t0 <= a.t1 + EPSILON]
 
 
 def people(readings: Sequence[Reading]) -> list[Person]:
@@ -106,7 +119,7 @@ def _whole(person: int | None, mine: Sequence[Reading], own: Sequence[Passage]) 
     known = [one for one in mine if one.labels is not None]
     counted = Counter(one.label for one in known).most_common(3)
     said = ", ".join(f"{label} in {count}" for label, count in counted)
-    turns = len(own) - 1
+    turns = len(_touching(own))
     how = "no change" if not turns else f"{turns} change{'s' * (turns > 1)}"
     return _sentence(f"{_who(person)}{_count(known)}: {said}; {how}.", known, person)
 
