@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .clip import read_clip
-from .emotions import LABEL_LENGTH, LabelSpace, canonical, head_of, label_space
+from .emotions import LABEL_LENGTH, LabelSpace, canonical, emotion_words, head_of, label_space
 from .errors import OmniError
 from .evidence import told
 from .journal import encodable
@@ -192,8 +192,9 @@ class Terminal:
             self._dim("\n")
         answer = chat.turns[-1].answer
         if len(held) <= LABEL_LENGTH:
-            word = held.strip().lower()
-            print(answer.label if head_of(word) and canonical(word, chat.space) is None else shown(held), end="")
+            words = emotion_words(held)
+            barred = bool(words) and all(head_of(word) and canonical(word, chat.space) is None for word in words)
+            print(answer.label if barred else shown(held), end="")
         print(flush=True)
         formed = "" if answer.well_formed else "; the text was not well-formed"
         self.say(f"({answer.label} {answer.confidence:.2f}{formed})")

@@ -384,7 +384,7 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_2(talk, lines, argumen
 
 
 def test_an_emotion_that_may_not_be_answered_gives_way_to_the_label(talk, talking_clip) -> None:
-    _, out, err = talk("How?\n", talking_clip, "--labels", "calm,tense")
+    _, out, err = talk("How?\n", talking_clip, "--labels", "calm,tense")  # it writes "happy"
     assert out in ("calm\n", "tense\n") and "the text was not well-formed" in err
 
 

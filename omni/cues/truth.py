@@ -70,9 +70,9 @@ Measures = Mapping[str, Any] | str | None  # of a sense, as a manifest of any fo
 
 
 def cue_truth(action_units: Measures, prosody: Measures) -> dict[str, bool | None]:
-    """Says of each checkable cue whether it is there.
+    """Says of each checkable cue whether it is there. What is known may also be JSON text, see `facts`.
 
-    Args: each may also be its JSON text, and what is None in it is left out: so .csv and .parquet hold them.
+    Args:
         action_units: intensity by name ("AU4": 0.8), or objects with `.intensity`; a missing unit is absent
             (0), NaN is unknown (a unit no detector reads). None: no face, so no face cue in the result.
         prosody: deltas as `omni.cues.voice.deltas` gives them; missing or NaN is unknown. None: no sound.
