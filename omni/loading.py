@@ -197,6 +197,8 @@ def run_script(name: str, parser, train: Callable[..., None]) -> None:
     """
     from yaml import YAMLError  # type: ignore[import-untyped]
 
+    if sys.argv[-1] == "--config":
+        sys.exit(f"{name}: --config needs a file, such as configs/grpo_default.yaml.")
     sys.argv += machine_flags(sys.argv)
     try:
         settings = parser.parse_args_and_config()

@@ -140,3 +140,10 @@ def test_a_wrong_label_is_found_before_the_model_is_loaded_or_a_clip_is_read(scr
     given = ["--train", str(manifest), "--model", "nowhere", "--output_dir", str(tmp_path), "--report_to", "none"]
     with pytest.raises(LabelError, match=r"'contempt' .+ Correct the manifest"):
         (train_sft if script == "train_sft.py" else train_grpo).train(*parse([script, *given]))
+
+
+@pytest.mark.parametrize("script", [train_sft, train_grpo])
+def test_a_config_without_a_file_is_one_line(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, "--config"])
+    with pytest.raises(SystemExit, match=rf"^{script.__name__}: --config needs a file"):
+        script.main()
