@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ManifestError
-from .journal import Row, encodable
+from .journal import Row, csv_text, encodable
 from .label_row import COLUMNS
 
 FORMULA = tuple("=+-@\t\r'")  # what a spreadsheet takes for the start of a formula, and our own mark
@@ -64,11 +64,7 @@ def _from_jsonl(content: bytes) -> list[Row]:
 
 
 def _to_csv(rows: list[Row], names: list[str]) -> bytes:
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([csv_cell(row[name]) for name in names] for row in rows)
-    return file.getvalue().encode(errors="replace")
+    return csv_text([names, *([csv_cell(row[name]) for name in names] for row in rows)]).encode(errors="replace")
 
 
 def _from_csv(content: bytes) -> list[Row]:

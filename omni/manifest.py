@@ -24,10 +24,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 from .errors import ManifestError
-from .journal import encodable, replacing, writing
+from .journal import csv_text, encodable, replacing, writing
 
 COLUMNS = ("clip", "label", "rationale", "question")
 Row = dict[str, Any]
@@ -190,18 +190,9 @@ def _write_jsonl(path: Path, rows: list[Row]) -> None:
 
 
 def _write_csv(path: Path, rows: list[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        _write_rows(file, rows)
-
-
-def _write_rows(file: IO[str], rows: list[Row]) -> None:
     columns = _columns(rows)
-    told = [{key: _text(value) for key, value in row.items()} for row in rows]
-    returns = any("\r" in value for row in told for value in row.values())  # which csv does not see as a line's end
-    quoting: Literal[0, 1] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n", quoting=quoting)
-    writer.writeheader()
-    writer.writerows(told)
+    lines = [columns, *([_text(row.get(name)) for name in columns] for row in rows)]
+    path.write_text(csv_text(lines), encoding="utf-8", newline="")
 
 
 def _write_parquet(path: Path, rows: list[Row]) -> None:

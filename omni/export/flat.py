@@ -8,13 +8,11 @@ Lists are joined with "; ", a cue of the evidence reads "smile (video, 0.50-1.20
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..journal import Row
+from ..journal import Row, csv_text
 from ..label_table import csv_cell
 from .evidence import spans
 
@@ -23,11 +21,8 @@ def csv_file(rows: Sequence[Row], root: Path) -> bytes:
     """The rows as UTF-8 with a header; clips stay named as the table names them."""
     labels = list(dict.fromkeys(label for row in rows for label in row["labels"] or ()))
     lines = [_line(row, labels) for row in rows]
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(lines[0])
-    writer.writerows([csv_cell(value) for value in line.values()] for line in lines)
-    return file.getvalue().encode(errors="replace")
+    table = [list(lines[0]), *([csv_cell(value) for value in line.values()] for line in lines)]
+    return csv_text(table).encode(errors="replace")
 
 
 def _line(row: Row, labels: Sequence[str]) -> dict[str, Any]:
