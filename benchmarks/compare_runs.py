@@ -35,6 +35,8 @@ def draws(runs: list[dict], key: str) -> tuple[float, list[float], np.ndarray]:
 
 def measured(path: Path) -> dict:
     """The held-out part of a file; one line says what to do if it does not tell its clips."""
+    if not path.is_file():
+        raise SystemExit(f"There is no file {path}. Write it with eval_default.py.")
     found: dict = json.loads(path.read_text()).get("held-out actors", {})
     if "sha256" not in found:
         raise SystemExit(f"{path} does not say which clips it is about. Write it again with eval_default.py.")
