@@ -3,7 +3,7 @@
     python benchmarks/cost_grpo.py --threads 1 [--json]
 
 Our step of `bench_grpo.py` alone, on the default model, with answers that run to their full length. U clips with
-prompts of P tokens, G answers of at most C tokens to each, N tokens that differ in what they begin with (docs/grpo.md):
+prompts of P tokens, G answers of at most C tokens to each, N nodes in the tree of the answers (docs/grpo.md):
 
     sampling          = f + a U P + b N + c C     f: weights are packed anew; c: each word waits for all of them
     policy, reference = f + a U P + b N           forward and backward pass, or a forward pass alone
@@ -22,22 +22,10 @@ from bench_grpo import default_layout, our_step  # beside this script
 from omni.emotions import EKMAN7
 from omni.loading import trains_in_bf16
 from omni.rollout import Sampling
+from omni.shared_prompt import Tree
 
 FITTED = ((2, 4, 8), (2, 8, 24), (4, 8, 8), (4, 8, 48), (4, 4, 96), (8, 4, 24), (8, 8, 12), (4, 16, 24), (8, 16, 8))
 TRIED = ((3, 8, 64), (6, 8, 16), (4, 12, 32), (8, 8, 32))
-
-
-def distinct(completions: torch.Tensor, group: int) -> int:
-    """Different beginnings among the answers to each clip, counted in tokens.
-
-    >>> distinct(torch.tensor([[1, 2, 3], [1, 2, 4]]), group=2)
-    4
-    """
-    rows = completions.tolist()
-    return sum(
-        len({tuple(row[: k + 1]) for row in rows[first : first + group] for k in range(len(row))})
-        for first in range(0, len(rows), group)
-    )
 
 
 def measure(model, processor, media, clips: int, group: int, length: int) -> dict[str, float]:
@@ -46,12 +34,12 @@ def measure(model, processor, media, clips: int, group: int, length: int) -> dic
     advantages = torch.linspace(-1, 1, clips * group)
     sampling = Sampling(length, (), never=tuple(model.config.placeholders.values()))
     for _ in range(2):
-        written, _, _, phases = our_step(model, processor, media[:clips], texts, group, sampling, advantages)
+        *written, _, phases = our_step(model, processor, media[:clips], texts, group, sampling, advantages)
     prompt = processor.ask(media[:clips], texts)["input_ids"].numel()
     return {
         "once": 1,
         "UP": prompt,
-        "N": distinct(written, group),
+        "N": len(Tree(*written, torch.arange(clips).repeat_interleave(group)).token),
         "C": length,
         "sampling": phases.cpu["sampling"],
         "policy": phases.cpu["policy, forward"] + phases.cpu["policy, backward"],

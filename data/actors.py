@@ -273,8 +273,12 @@ def _real_voice(plan: Plan, sources: Sources, rng) -> Sound:
 
 @lru_cache(maxsize=1)
 def _utterances(folder: Path):
-    examples = [e for e in emodb.read_emodb(folder) if e.extra["split"] == "train"]
+    examples = _training_voices(folder)
     return examples, emodb.speaker_baselines(examples)
+
+
+def _training_voices(folder: Path) -> list[Example]:
+    return [e for e in emodb.read_emodb(folder) if e.extra["split"] == "train"]
 
 
 def _truth(plan: Plan, units, sound: Sound, duration: float) -> dict:
@@ -344,7 +348,7 @@ def _check_voices(plans: Sequence[Plan], folder: Path | None) -> None:
     wanted = {p.voice for p in plans if p.real}
     if folder is None or not wanted:
         return
-    examples = [e for e in emodb.read_emodb(folder) if e.extra["split"] == "train"]
+    examples = _training_voices(folder)
     lacking = sorted(wanted - {e.label for e in examples})
     at_rest = {e.extra["speaker"] for e in examples if e.label == "neutral"}
     unknown = sorted({e.extra["speaker"] for e in examples} - at_rest)

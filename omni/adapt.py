@@ -221,13 +221,13 @@ def put_on(model, path: str | Path, space: LabelSpace) -> LabelSpace:
         ModelError: there is no such delta, or it was made on other weights or for other labels.
     """
     delta = read_delta(path)
-    learned = label_space(delta.labels) if delta.labels else space
-    if set(learned.labels) != set(space.labels) and space.name != "ekman7":
+    others = bool(delta.labels) and set(delta.labels) != set(space.labels)
+    if others and space.name != "ekman7":
         raise ModelError(
-            f"{path} learned {', '.join(learned.labels)}. Give these as --labels, or leave --labels out.", code="delta"
+            f"{path} learned {', '.join(delta.labels)}. Give these as --labels, or leave --labels out.", code="delta"
         )
     apply(model, delta)
-    return learned if set(learned.labels) != set(space.labels) else space
+    return label_space(delta.labels) if others else space
 
 
 @torch.no_grad()

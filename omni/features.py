@@ -8,8 +8,6 @@ default model takes about 50 kB) before the trainable fusion adapter, which must
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor
 from .clip import RATE, Clip
 from .cues.voice import FEATURES, VOICED_AT_LEAST
 from .encoders import MEL_HZ, WINDOW, Streams, transcribe
+from .journal import replacing
 
 FORMAT = 2  # raise it by hand when the code makes other features of the same clip, or writes them otherwise
 ANYHOW = ("_name_or_path", "architectures", "dtype", "transformers_version")  # settings that change no feature
@@ -257,14 +256,8 @@ def write_features(path: Path, clip: ClipFeatures) -> None:
     tensors |= {f"times.{m}": t.float().clone() for m, t in clip.times.items()}  # streams may share their times
     facts = {"modalities": clip.modalities, "duration": clip.duration, "sha256": clip.sha256}
     facts |= {"transcript": clip.transcript, "warnings": clip.warnings}
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata={"clip": json.dumps(facts)})
-        os.chmod(partial, 0o644)  # mkstemp makes it private, a cache is shared
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def read_features(path: Path) -> ClipFeatures:

@@ -83,20 +83,20 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         ManifestError: it cannot be written; what was there is still there.
     """
-    with writing(path), replacing(path) as temporary:
-        temporary.write_bytes(content)
+    with writing(path), replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place at the end; nothing is left of it if that fails."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
         temporary.chmod(0o644)  # temporary files are private, these are not
         temporary.replace(path)
     finally:

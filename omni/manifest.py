@@ -76,12 +76,11 @@ def write_manifest(path: str | Path, examples: Iterable[Example]) -> None:
         ManifestError: an unknown suffix, an extra key that is a column of its own, or a place that cannot be written.
     """
     path = Path(path)
-    writer = FORMATS[_suffix(path)][1]
-    rows = [_row(example, path.parent) for example in examples]
+    write = _writer(path, examples)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            writer(temporary, rows)
+            write(temporary)
 
 
 def check_writable(path: str | Path, examples: Iterable[Example]) -> None:
@@ -91,14 +90,19 @@ def check_writable(path: str | Path, examples: Iterable[Example]) -> None:
         ManifestError: as `write_manifest`.
     """
     path = Path(path)
-    writer = FORMATS[_suffix(path)][1]
-    rows = [_row(example, path.parent) for example in examples]
+    write = _writer(path, examples)
     if path.is_dir():
         raise ManifestError(f"{path} is a folder. Name a file.", code="cannot_write")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            writer(Path(folder) / path.name, rows)
+            write(Path(folder) / path.name)
+
+
+def _writer(path: Path, examples: Iterable[Example]) -> Callable[[Path], None]:
+    """What writes these rows in the format of the suffix of `path`, as seen from its folder."""
+    write, rows = FORMATS[_suffix(path)][1], [_row(example, path.parent) for example in examples]
+    return lambda place: write(place, rows)
 
 
 def _suffix(path: Path) -> str:

@@ -260,11 +260,12 @@ def typed(stdin: TextIO) -> Iterator[str]:
         return
     with suppress(ImportError):  # it is not everywhere
         import readline  # noqa: F401  (gives `input` arrow keys)
+    aside = not sys.stdout.isatty()  # it is a file of answers then
     while True:
         try:
-            if not sys.stdout.isatty():  # which is a file of answers then
+            if aside:
                 print("> ", end="", file=sys.stderr, flush=True)
-            yield input("> " if sys.stdout.isatty() else "")
+            yield input("" if aside else "> ")
         except EOFError:
             print(file=sys.stderr)
             return

@@ -84,7 +84,7 @@ def cue_truth(action_units: Measures, prosody: Measures) -> dict[str, bool | Non
     >>> truth["brow_down"], truth["smile"], truth["eye_wide"], "fast" in truth
     (True, None, False, False)
     """
-    return {cue.name: _truth(cue, measured) for cue, measured in _checkable(facts(action_units), facts(prosody))}
+    return {cue.name: _truth(cue, measured) for cue, measured in _checkable(action_units, prosody)}
 
 
 def facts(value: Measures) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ def decoded(value: Measures) -> dict[str, Any] | None:
     return dict(found)
 
 
-def cue_strength(action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None) -> dict[str, float]:
+def cue_strength(action_units: Measures, prosody: Measures) -> dict[str, float]:
     """How strong each cue is that is there, in multiples of its `present` limit (>= 1), for `lexicon.degree`.
 
     >>> cue_strength({"AU4": 0.7}, {"pitch_st": -4.0})
@@ -150,10 +150,8 @@ def supports(claim: Claim, truth: Mapping[str, bool | None]) -> bool | None:
     return None if there is None else there == (claim.polarity > 0)
 
 
-def _checkable(
-    action_units: Mapping[str, Any] | None, prosody: Mapping[str, float] | None
-) -> Iterator[tuple[Cue, Mapping[str, float]]]:
-    senses = {"face": _intensities(action_units), "voice": prosody}
+def _checkable(action_units: Measures, prosody: Measures) -> Iterator[tuple[Cue, Mapping[str, float]]]:
+    senses = {"face": _intensities(facts(action_units)), "voice": facts(prosody)}
     for cue in CUES.values():
         measured = senses[cue.modality]
         if cue.measures and measured is not None:
